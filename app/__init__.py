@@ -1,0 +1,1 @@
+"""Cashback platform backend: catalogue, clicks, webhooks, orders, a double-entry ledger and feed syncs."""

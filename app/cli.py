@@ -1,0 +1,152 @@
+"""The `cashback` command."""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from app.config import Settings
+from app.logs import configure_logging
+from app.models import StaffRole
+
+app = typer.Typer(name="cashback", help="Run and look after the cashback service.", no_args_is_help=True)
+ledger_app = typer.Typer(help="Prove the ledger.", no_args_is_help=True)
+staff_app = typer.Typer(help="Staff keys.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(staff_app, name="staff")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper() or "settings"
+            typer.echo(f"{name}: {problem['msg'].removeprefix('Value error, ')}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def serve() -> None:
+    """Serve the API. HOST, PORT and WEB_CONCURRENCY choose where and with how many processes."""
+    import uvicorn  # noqa: PLC0415 - only this command needs it
+
+    settings = _settings()
+    configure_logging(settings.log_level, process="api")
+    uvicorn.run(
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.web_concurrency,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+    )
+
+
+@app.command()
+def worker(kind: Annotated[str, typer.Argument(help="Which queue: default or sync.")]) -> None:
+    """Run one job worker process."""
+    from app.workers.runner import run_worker  # noqa: PLC0415 - the API's commands do not need the workers
+    from app.workers.settings import WORKER_NAMES, worker_kind  # noqa: PLC0415 - see above
+
+    if kind not in WORKER_NAMES:
+        raise typer.BadParameter(f"choose one of {', '.join(WORKER_NAMES)}", param_hint="kind")
+    settings = _settings()
+    configure_logging(settings.log_level, process=f"worker:{kind}")
+    asyncio.run(run_worker(settings, worker_kind(kind, settings)))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema. A lock that is held makes it give up within seconds."""
+    from alembic import command  # noqa: PLC0415 - only migrations need it
+
+    command.upgrade(alembic_config(_settings().database_url), "head")
+    typer.echo("database is at the newest schema")
+
+
+@app.command("check-migrations")
+def check_migrations() -> None:
+    """Check, on a throwaway embedded PostgreSQL, that migrations and models say the same; also down and up again."""
+    from alembic import command  # noqa: PLC0415 - only migrations need it
+
+    from app.embedded import EmbeddedPostgres  # noqa: PLC0415 - development only
+
+    with tempfile.TemporaryDirectory(prefix="cashback-migrations-") as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres", durable=False)
+        url = server.start()
+        try:
+            config = alembic_config(url)
+            command.upgrade(config, "head")
+            command.check(config)
+            command.downgrade(config, "base")
+            command.upgrade(config, "head")
+        finally:
+            server.stop()
+
+
+def alembic_config(database_url: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - alembic is imported late
+    """Return Alembic's configuration for a database."""
+    from alembic.config import Config  # noqa: PLC0415 - only migrations need it
+
+    config = Config(str(ROOT / "alembic.ini"))
+    # ConfigParser reads a percent sign as its own.
+    config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
+    return config
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    from app.main import create_app  # noqa: PLC0415 - builds every route
+
+    settings = Settings(environment="development", database_url="postgresql://", redis_url="redis://")
+    document = create_app(settings).openapi()
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command("new-key")
+def new_key() -> None:
+    """Print a new key for ENCRYPTION_KEYS."""
+    from cryptography.fernet import Fernet  # noqa: PLC0415 - only this command needs it
+
+    typer.echo(Fernet.generate_key().decode())
+
+
+@staff_app.command("create-key")
+def create_staff_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    role: Annotated[StaffRole, typer.Option(help="What it may do.")] = StaffRole.VIEWER,
+) -> None:
+    """Make a staff key and print it, once."""
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services import staff  # noqa: PLC0415 - see above
+
+    async def create() -> str:
+        settings = _settings()
+        await db.open_database(settings, application_name="cashback-cli", pool_size=1, max_overflow=0)
+        try:
+            async with db.transaction() as session:
+                _, key = await staff.create_key(session, name=name, role=role)
+                return key
+        finally:
+            await db.close_database()
+
+    typer.echo(asyncio.run(create()))
+
+
+if __name__ == "__main__":
+    # `python -m app.cli` finds the package from any folder, a path with spaces included.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    app()

@@ -1,0 +1,150 @@
+"""Every setting of the service, read once from the environment when an application or a worker is built.
+
+Nothing reads settings at import. Units are part of the name. A secret has a default in development only.
+"""
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEVELOPMENT_SECRET_KEY = "development-only-secret-key-0123456789abcdef"  # noqa: S105 - refused outside development
+# A Fernet key is 32 bytes in URL-safe base64; this one only ever protects demo data.
+DEVELOPMENT_ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1lbmNyeXB0aW9uLWtleSE="
+
+
+class Environment(StrEnum):
+    """Where the service runs. Development relaxes what production must never relax."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """All settings. The variable's name is the field's name in upper case."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    environment: Environment = Field(Environment.PRODUCTION, description="`development` allows default secrets.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+
+    # Servers
+    database_url: str = Field(description="PostgreSQL 15 or newer, as `postgresql://user:password@host:port/database`.")
+    redis_url: str = Field(description="Redis 6.2 or newer, as `redis://:password@host:port/0`.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    web_concurrency: int = Field(1, ge=1, le=256, description="API processes (uvicorn workers) on this host.")
+    job_worker_processes: int = Field(2, ge=0, description="Job worker processes, counted in the connection budget.")
+
+    # Database pool, per process
+    db_pool_size: int = Field(20, ge=1, description="Connections kept open per API process.")
+    db_max_overflow: int = Field(10, ge=0, description="Connections opened beyond the pool under load, per process.")
+    db_pool_recycle_seconds: int = Field(1800, ge=-1, description="A connection older than this is replaced.")
+    db_pool_timeout_seconds: float = Field(2.0, gt=0, description="Longest wait for a connection, then 503.")
+    db_pool_pre_ping: bool = Field(True, description="Test a pooled connection before use, so a restart is survived.")  # noqa: FBT003 - pydantic's own signature
+    db_statement_timeout_seconds: float = Field(10.0, gt=0, description="The server cancels a longer statement.")
+    db_lock_timeout_seconds: float = Field(5.0, gt=0, description="The server gives up waiting for a lock.")
+    db_idle_in_transaction_timeout_seconds: float = Field(
+        30.0, gt=0, description="The server ends an idle transaction."
+    )
+    db_worker_pool_size: int = Field(5, ge=1, description="Connections kept open per job worker process.")
+
+    # Secrets
+    secret_key: SecretStr = Field(
+        SecretStr(DEVELOPMENT_SECRET_KEY), description="Signs access tokens and cursors; 32 characters or more."
+    )
+    encryption_keys: Annotated[list[SecretStr], NoDecode] = Field(
+        [SecretStr(DEVELOPMENT_ENCRYPTION_KEY)],
+        description="Fernet keys, comma separated; the first encrypts, all decrypt (rotation).",
+    )
+
+    # HTTP
+    frontend_origins: Annotated[list[str], NoDecode] = Field(
+        [], description="Origins that browsers may call from, comma separated, as `https://shop.example`."
+    )
+    public_url: str | None = Field(None, description="Base of `redirect_url`; default: the request's own base URL.")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
+    max_webhook_body_bytes: int = Field(262_144, ge=1024, description="Largest webhook body.")
+    readyz_requires: Annotated[list[Literal["postgres", "redis"]], NoDecode] = Field(
+        ["postgres", "redis"], description="Dependencies that `/readyz` asks, comma separated."
+    )
+    readyz_timeout_seconds: float = Field(1.0, gt=0, description="Deadline for each dependency of `/readyz`.")
+    shutdown_grace_seconds: int = Field(8, ge=1, description="Time that running requests and jobs get on SIGTERM.")
+
+    # Identity
+    access_token_seconds: int = Field(900, ge=60, description="Life of an access token.")
+    refresh_token_seconds: int = Field(30 * 86_400, ge=3600, description="Life of a refresh token.")
+    password_hash_concurrency: int = Field(2, ge=1, description="argon2id computations at the same time per process.")
+
+    # Rules
+    click_lifetime_days: int = Field(45, ge=1, description="How long after a click a sale still counts for it.")
+    idempotency_key_hours: int = Field(24, ge=24, description="How long an Idempotency-Key is remembered.")
+    cashback_rounding: Literal["half_even", "floor"] = Field("half_even", description="Rounding of computed cashback.")
+    webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
+
+    # Feeds
+    allow_private_feeds: bool = Field(False, description="Let feed URLs point at private and loopback addresses.")  # noqa: FBT003 - pydantic's own signature
+    feed_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a feed's server.")
+    feed_max_seconds: int = Field(1800, ge=1, description="Longest time for one whole sync.")
+    feed_max_bytes: int = Field(2 * 1024**3, ge=1024, description="Largest feed, after decompression.")
+    feed_max_rows: int = Field(2_000_000, ge=1, description="Most rows in one feed.")
+    sweep_interval_seconds: int = Field(15, ge=1, le=30, description="How often forgotten work is looked for.")
+
+    # Metrics
+    prometheus_multiproc_dir: str | None = Field(None, description="Folder that processes share their metrics in.")
+    worker_metrics_port: int | None = Field(None, description="A job worker serves its own `/metrics` on this port.")
+
+    @field_validator("frontend_origins", "readyz_requires", "encryption_keys", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_scheme(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme.split("+")[0] not in {"postgres", "postgresql"}:
+            raise ValueError("must look like postgresql://user:password@host:port/database")
+        return f"postgresql://{rest}"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must look like redis://:password@host:port/0")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_default_secrets(self) -> Self:
+        if len(self.secret_key.get_secret_value()) < 32:
+            raise ValueError("SECRET_KEY must have 32 characters or more; make one with: openssl rand -hex 32")
+        if self.environment is Environment.DEVELOPMENT:
+            return self
+        if self.secret_key.get_secret_value() == DEVELOPMENT_SECRET_KEY:
+            raise ValueError("SECRET_KEY must be set outside development; make one with: openssl rand -hex 32")
+        if DEVELOPMENT_ENCRYPTION_KEY in [key.get_secret_value() for key in self.encryption_keys]:
+            raise ValueError("ENCRYPTION_KEYS must be set outside development; make one with: cashback new-key")
+        return self
+
+    @cached_property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the driver that SQLAlchemy shall use."""
+        return self.database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+
+    @property
+    def connections_per_api_process(self) -> int:
+        """Most PostgreSQL connections one API process may hold."""
+        return self.db_pool_size + self.db_max_overflow
+
+    @property
+    def connection_budget(self) -> int:
+        """Most PostgreSQL connections this host's processes may hold together."""
+        return (
+            self.web_concurrency * self.connections_per_api_process
+            # A job worker's pool may overflow by its size, and a sync holds one raw connection for COPY.
+            + self.job_worker_processes * 2 * self.db_worker_pool_size
+        )

@@ -1,0 +1,190 @@
+"""PostgreSQL: the engine of this process, sessions, and the one place where transactions begin and end.
+
+A service flushes and never commits; `transaction()` commits. Work for the job workers is noted on the
+session (`ring_after_commit`) and announced only once the commit has succeeded.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import Pool
+
+from app import metrics
+from app.config import Settings
+
+logger = logging.getLogger(__name__)
+
+# Built by the lifespan of an API or worker process (`open_database`), never at import.
+engine: AsyncEngine | None = None
+AsyncSessionLocal: async_sessionmaker[AsyncSession] = async_sessionmaker(expire_on_commit=False)
+
+# SQLSTATEs that say "this server will not serve you": read-only after a failover, and shutdown in progress.
+_DISCONNECT_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
+_RINGS = "rings"
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A word to the job workers: "look now". Only ids travel; the row in PostgreSQL is what must be done."""
+
+    task: str
+    args: tuple[str, ...] = ()
+
+
+def _no_bell(rings: Sequence[Ring]) -> None:
+    """Without a doorbell (a command-line tool, say) the workers' sweep finds the rows by itself."""
+
+
+_bell: Callable[[Sequence[Ring]], None] = _no_bell
+
+
+def set_bell(bell: Callable[[Sequence[Ring]], None] | None) -> None:
+    """Choose what announces committed work; None goes back to leaving it to the sweep."""
+    global _bell  # noqa: PLW0603 - one bell a process, set by its lifespan
+    _bell = bell or _no_bell
+
+
+def ring_after_commit(session: AsyncSession, task: str, *args: str) -> None:
+    """Announce work to the job workers once this session's transaction has been committed."""
+    session.info.setdefault(_RINGS, {})[Ring(task, args)] = None
+
+
+def create_engine(settings: Settings, *, application_name: str, pool_size: int, max_overflow: int) -> AsyncEngine:
+    """Build an engine whose every connection carries our timeouts, so that no statement can hang for ever."""
+    created = create_async_engine(
+        settings.sqlalchemy_url,
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+        pool_recycle=settings.db_pool_recycle_seconds,
+        pool_timeout=settings.db_pool_timeout_seconds,
+        pool_pre_ping=settings.db_pool_pre_ping,
+        # Parameters hold e-mail addresses and hashes; an exception's text ends up in a log.
+        hide_parameters=True,
+        connect_args={
+            "timeout": 5,
+            # The server enforces statement_timeout; this ends the wait when the server itself is gone.
+            "command_timeout": settings.db_statement_timeout_seconds + 2,
+            "server_settings": {
+                "application_name": application_name,
+                "timezone": "UTC",
+                "statement_timeout": _milliseconds(settings.db_statement_timeout_seconds),
+                "lock_timeout": _milliseconds(settings.db_lock_timeout_seconds),
+                "idle_in_transaction_session_timeout": _milliseconds(settings.db_idle_in_transaction_timeout_seconds),
+                "client_connection_check_interval": "5s",
+                # Compiling a plan costs more than any of our short statements can win back.
+                "jit": "off",
+            },
+        },
+    )
+    event.listen(created.sync_engine, "handle_error", _treat_as_disconnect)
+    _count_connections(created.sync_engine.pool)
+    return created
+
+
+async def open_database(settings: Settings, *, application_name: str, pool_size: int, max_overflow: int) -> AsyncEngine:
+    """Build this process's engine and bind the session factory to it."""
+    global engine  # noqa: PLW0603 - one engine a process, built by its lifespan
+    engine = create_engine(settings, application_name=application_name, pool_size=pool_size, max_overflow=max_overflow)
+    AsyncSessionLocal.configure(bind=engine)
+    return engine
+
+
+async def close_database() -> None:
+    """Close every pooled connection of this process."""
+    global engine  # noqa: PLW0603 - see open_database
+    if engine is not None:
+        await engine.dispose()
+        engine = None
+
+
+@asynccontextmanager
+async def transaction() -> AsyncIterator[AsyncSession]:
+    """One unit of work: commits when the block ends, rolls back when it raises, then announces its rings."""
+    async with AsyncSessionLocal() as session:
+        async with session.begin():
+            yield session
+        if rings := session.info.pop(_RINGS, None):
+            _bell(list(rings))
+
+
+async def get_db() -> AsyncIterator[AsyncSession]:
+    """Provide a request's session. The commit happens before the answer is sent (see `SessionDep`)."""
+    async with transaction() as session:
+        yield session
+
+
+async def check_connection_budget(settings: Settings) -> bool:
+    """Warn when this host's processes may ask for more connections than the server allows; True when they fit."""
+    async with AsyncSessionLocal() as session:
+        row = (
+            await session.execute(
+                text(
+                    "SELECT current_setting('max_connections')::int"
+                    " - current_setting('superuser_reserved_connections')::int"
+                )
+            )
+        ).scalar_one()
+    metrics.DB_CONNECTION_BUDGET.set(settings.connection_budget)
+    metrics.DB_CONNECTION_LIMIT.set(row)
+    if settings.connection_budget <= row:
+        return True
+    logger.warning(
+        "connection budget exceeds what the server allows: lower DB_POOL_SIZE, DB_MAX_OVERFLOW or WEB_CONCURRENCY,"
+        " raise max_connections, or put PgBouncer in between",
+        extra={
+            "budget": settings.connection_budget,
+            "available": row,
+            "api_processes": settings.web_concurrency,
+            "connections_per_api_process": settings.connections_per_api_process,
+            "job_worker_processes": settings.job_worker_processes,
+        },
+    )
+    return False
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a database error, wherever the driver wrapped it; None for other errors."""
+    seen: BaseException | None = getattr(error, "orig", None) or error
+    while seen is not None:
+        state = getattr(seen, "sqlstate", None)
+        if isinstance(state, str):
+            return state
+        seen = seen.__cause__
+    return None
+
+
+def constraint_name(error: BaseException) -> str | None:
+    """Return the name of the constraint that refused a statement, or None."""
+    seen: BaseException | None = getattr(error, "orig", None) or error
+    while seen is not None:
+        name = getattr(seen, "constraint_name", None)
+        if isinstance(name, str):
+            return name
+        seen = seen.__cause__
+    return None
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"
+
+
+def _treat_as_disconnect(context: object) -> None:
+    """Drop the pool after a failover: a read-only primary answers, but will never take a write."""
+    original = getattr(context, "original_exception", None)
+    if original is not None and sqlstate(original) in _DISCONNECT_SQLSTATES:
+        context.is_disconnect = True  # type: ignore[attr-defined]  # SQLAlchemy's ExceptionContext
+
+
+def _count_connections(pool: Pool) -> None:
+    def checked_out(*_: object) -> None:
+        metrics.DB_POOL_IN_USE.inc()
+
+    def checked_in(*_: object) -> None:
+        metrics.DB_POOL_IN_USE.dec()
+
+    event.listen(pool, "checkout", checked_out)
+    event.listen(pool, "checkin", checked_in)

@@ -1,0 +1,107 @@
+"""What routes ask for by type: settings, session, queue, the current customer, a staff role, a page."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from arq.connections import ArqRedis
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer, OAuth2PasswordBearer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.db import get_db
+from app.errors import UnauthorizedError
+from app.models import Customer, CustomerStatus, StaffKey, StaffRole
+from app.services import staff
+from app.services.tokens import InvalidAccessTokenError, verify_access_token
+
+
+class SignInRequiredError(UnauthorizedError):
+    """The route needs a customer's access token."""
+
+    code = "sign_in_required"
+    title = "Sign-in required"
+
+
+def get_settings(request: Request) -> Settings:
+    """Return the settings the application was built with."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_arq_pool(request: Request) -> ArqRedis:
+    """Return the Redis client that enqueues jobs."""
+    pool: ArqRedis = request.app.state.arq_pool
+    return pool
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+# "function" scope: the transaction is committed before the answer is sent. With FastAPI's default the client
+# would see 200 first, and still see it if the commit then failed.
+SessionDep = Annotated[AsyncSession, Depends(get_db, scope="function")]
+ArqPoolDep = Annotated[ArqRedis, Depends(get_arq_pool)]
+
+_customer_scheme = OAuth2PasswordBearer(
+    "/v1/auth/token", refreshUrl="/v1/auth/token", scheme_name="customer", auto_error=False
+)
+_staff_bearer = HTTPBearer(scheme_name="staff", description="A staff key: `cbk_...`", auto_error=False)
+_staff_header = APIKeyHeader(
+    name="X-API-Key", scheme_name="staff-key", description="A staff key: `cbk_...`", auto_error=False
+)
+
+
+async def get_current_customer(
+    session: SessionDep, settings: SettingsDep, token: Annotated[str | None, Security(_customer_scheme)]
+) -> Customer:
+    """Return the customer whose access token came with the request. Raises 401 without a valid one."""
+    if token is None:
+        raise SignInRequiredError("Send a customer's access token as 'Authorization: Bearer ...'.")
+    customer = await session.get(Customer, verify_access_token(settings, token).customer_id)
+    if customer is None or customer.status is CustomerStatus.CLOSED:
+        raise InvalidAccessTokenError("The account of this token is closed.")
+    return customer
+
+
+class StaffWithRole:
+    """A dependency that lets in staff keys of a role or above."""
+
+    def __init__(self, role: StaffRole) -> None:
+        self.role = role
+
+    async def __call__(
+        self,
+        session: SessionDep,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_staff_bearer)],
+        header: Annotated[str | None, Security(_staff_header)],
+    ) -> StaffKey:
+        """Return the staff key. Raises 401 without a valid one, 403 when its role is too low."""
+        key = header or (bearer.credentials if bearer else None)
+        if key is None:
+            raise staff.InvalidStaffKeyError
+        return staff.require_role(await staff.authenticate(session, key), self.role)
+
+
+CurrentCustomer = Annotated[Customer, Depends(get_current_customer)]
+Viewer = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.VIEWER))]
+Operator = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.OPERATOR))]
+Finance = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.FINANCE))]
+Admin = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.ADMIN))]
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which page of a list is wanted."""
+
+    limit: int
+    cursor: str | None
+
+
+def get_page_request(
+    limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 20,
+    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
+) -> PageRequest:
+    """Read `limit` and `cursor`."""
+    return PageRequest(limit, cursor)
+
+
+PageDep = Annotated[PageRequest, Depends(get_page_request)]

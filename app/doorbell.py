@@ -1,0 +1,110 @@
+"""The doorbell: tells the job workers to look now, through ARQ on Redis, and never makes a request wait for it.
+
+All of ARQ's enqueueing is behind this module. A ring that cannot be delivered is logged and dropped: the row it
+speaks of is in PostgreSQL, and the sweep of `app/workers` finds it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from arq.connections import ArqRedis, RedisSettings
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from app import metrics
+from app.db import Ring
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_QUEUE = "cashback:default"
+SYNC_QUEUE = "cashback:sync"
+_QUEUES = {"sync_merchant": SYNC_QUEUE}
+
+_ENQUEUE_TIMEOUT_SECONDS = 0.5
+# Rings that arrive within this time of each other travel together: 500 webhooks a second are 50 drain jobs.
+_COALESCE_SECONDS = 0.02
+
+
+def serialize(job: dict[str, Any]) -> bytes:
+    """Encode a job as JSON (ARQ's default is pickle, which a foreign writer to Redis could abuse)."""
+    return orjson.dumps(job, default=str)
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    """Decode a job from JSON."""
+    job: dict[str, Any] = orjson.loads(data)
+    return job
+
+
+def redis_settings(url: str) -> RedisSettings:
+    """Return ARQ's settings for a Redis URL."""
+    return RedisSettings.from_dsn(url)
+
+
+def create_arq_pool(url: str) -> ArqRedis:
+    """Build a Redis client that can enqueue jobs. It connects when first used, so a start needs no Redis."""
+    pool = ConnectionPool.from_url(url, socket_connect_timeout=1, socket_timeout=1, health_check_interval=15)
+    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=DEFAULT_QUEUE)
+
+
+class Doorbell:
+    """Delivers rings in the background of one process."""
+
+    def __init__(self, pool: ArqRedis) -> None:
+        self._pool = pool
+        self._waiting: dict[Ring, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to deliver, in the running event loop."""
+        self._task = asyncio.create_task(self._deliver_for_ever(), name="doorbell")
+
+    async def stop(self) -> None:
+        """Deliver what is waiting, once, and end."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+        await self._deliver_waiting()
+
+    def ring(self, rings: Sequence[Ring]) -> None:
+        """Take rings to deliver; equal ones that wait together are one."""
+        for ring in rings:
+            self._waiting[ring] = None
+        self._wake.set()
+
+    async def _deliver_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._deliver_waiting()
+            await asyncio.sleep(_COALESCE_SECONDS)
+
+    async def _deliver_waiting(self) -> None:
+        rings, self._waiting = self._waiting, {}
+        for ring in rings:
+            try:
+                async with asyncio.timeout(_ENQUEUE_TIMEOUT_SECONDS):
+                    await self._pool.enqueue_job(
+                        ring.task, *ring.args, _queue_name=_QUEUES.get(ring.task, DEFAULT_QUEUE)
+                    )
+            except (RedisError, OSError, TimeoutError) as error:
+                metrics.RINGS.labels(ring.task, "failed").inc()
+                logger.warning(
+                    "doorbell not answered; the sweep will find the work",
+                    extra={"task": ring.task, "task_args": ring.args, "error": type(error).__name__},
+                )
+            else:
+                metrics.RINGS.labels(ring.task, "delivered").inc()
+
+
+async def ping(pool: Redis) -> None:
+    """Ask Redis for a sign of life; raises what the client raises."""
+    await pool.ping()

@@ -1,0 +1,162 @@
+"""Builds the application: middleware, routers, lifespan, and the one handler that turns exceptions into problems."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from app import db, metrics, openapi
+from app.config import Settings
+from app.doorbell import Doorbell, create_arq_pool
+from app.errors import AppError, FieldError, UnavailableError, problem
+from app.logs import configure_logging, request_id_var
+from app.middleware import RequestContextMiddleware
+from app.routers import ROUTERS
+
+logger = logging.getLogger(__name__)
+
+# SQLSTATE classes and codes that a retry of the same request can cure.
+_RETRYABLE_SQLSTATES = ("08", "40001", "40P01", "53", "55P03", "57", "25006")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application from settings (default: from the environment)."""
+    settings = settings or Settings()
+    configure_logging(settings.log_level, process="api")
+    app = FastAPI(
+        title="Cashback service",
+        version="1.0.0",
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        responses=openapi.COMMON_PROBLEMS,
+        generate_unique_id_function=openapi.operation_id,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.settings = settings
+    for error in (AppError, HTTPException, RequestValidationError):
+        app.add_exception_handler(error, handle_exception)
+    app.add_middleware(RequestContextMiddleware, on_error=handle_exception)
+    # Added last, so outermost: also a refused or failed request carries CORS headers.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.frontend_origins,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID"],
+        expose_headers=["X-Request-ID", "Server-Timing", "Idempotency-Replayed", "ETag", "Retry-After"],
+        max_age=600,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    await db.open_database(
+        settings,
+        application_name="cashback-api",
+        pool_size=settings.db_pool_size,
+        max_overflow=settings.db_max_overflow,
+    )
+    app.state.arq_pool = create_arq_pool(settings.redis_url)
+    doorbell = Doorbell(app.state.arq_pool)
+    doorbell.start()
+    db.set_bell(doorbell.ring)
+    try:
+        await db.check_connection_budget(settings)
+    except (sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError) as error:
+        # /readyz says so until it answers; an API that exits instead would be restarted for nothing.
+        logger.warning("PostgreSQL does not answer yet", extra={"error": type(error).__name__})
+    try:
+        yield
+    finally:
+        db.set_bell(None)
+        await doorbell.stop()
+        await app.state.arq_pool.aclose()
+        await db.close_database()
+        metrics.forget_process(os.getpid())
+
+
+async def handle_exception(request: Request, error: Exception) -> Response:
+    """Turn any exception into `application/problem+json`; what is unexpected is logged with its traceback."""
+    status, headers, document = _describe(request, error)
+    if status >= 500:
+        logger.error("request failed", exc_info=error, extra={"status": status, "code": document["code"]})
+    return JSONResponse(document, status, headers, media_type="application/problem+json")
+
+
+def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] | None, dict[str, object]]:
+    common: dict[str, Any] = {"instance": request.url.path, "request_id": request_id_var.get()}
+    match error:
+        case AppError():
+            expected: AppError = error
+        case RequestValidationError():
+            return (
+                422,
+                None,
+                problem(
+                    status=422,
+                    title="Invalid request",
+                    detail="The request does not fit its schema; see errors.",
+                    code="invalid_request",
+                    errors=_field_errors(error.errors()),
+                    **common,
+                ),
+            )
+        case HTTPException():
+            phrase = HTTPStatus(error.status_code).phrase
+            return (
+                error.status_code,
+                dict(error.headers or {}),
+                problem(
+                    status=error.status_code,
+                    title=phrase,
+                    detail=error.detail or phrase,
+                    code=phrase.lower().replace(" ", "_").replace("-", "_"),
+                    **common,
+                ),
+            )
+        case _ if _is_unavailable(error):
+            expected = UnavailableError("The database does not answer; try again.")
+        case _:
+            expected = AppError("Something went wrong on our side; quote the request_id when you report it.")
+    return (
+        expected.status_code,
+        expected.headers,
+        problem(
+            status=expected.status_code,
+            title=expected.title,
+            detail=expected.detail,
+            code=expected.code,
+            errors=expected.errors,
+            **common,
+        ),
+    )
+
+
+def _field_errors(errors: Sequence[Any]) -> list[FieldError]:
+    """Keep where, what and which kind; the offending input may be a password."""
+    return [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in errors]
+
+
+def _is_unavailable(error: Exception) -> bool:
+    if isinstance(error, sqlalchemy.exc.TimeoutError | ConnectionError | TimeoutError):
+        return True
+    state = db.sqlstate(error)
+    if state is not None:
+        return state.startswith(_RETRYABLE_SQLSTATES)
+    return isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated

@@ -1,0 +1,62 @@
+"""Prometheus metrics, defined once. With `PROMETHEUS_MULTIPROC_DIR` set, all processes of a host add up.
+
+Depths of queues and inboxes are not kept here: they are read from PostgreSQL and Redis when `/metrics` is asked
+(`app/services/monitoring.py`), so that they are right whoever answers.
+"""
+
+import os
+
+from prometheus_client import REGISTRY as DEFAULT_REGISTRY
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_JOB_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800)
+
+HTTP_REQUESTS = Histogram(
+    "http_request_duration_seconds",
+    "Time from the request's first byte to its answer's last, by route template.",
+    ("method", "route", "status"),
+    buckets=_LATENCY_BUCKETS,
+)
+DB_POOL_IN_USE = Gauge(
+    "db_pool_connections_in_use", "Connections checked out of the pools.", multiprocess_mode="livesum"
+)
+DB_CONNECTION_BUDGET = Gauge(
+    "db_connection_budget", "Most connections this host's processes may hold together.", multiprocess_mode="livemax"
+)
+DB_CONNECTION_LIMIT = Gauge(
+    "db_connection_limit", "Connections that the server has for us.", multiprocess_mode="livemax"
+)
+RINGS = Counter("doorbell_rings_total", "Jobs announced to the workers, by outcome.", ("task", "outcome"))
+JOB_DURATION = Histogram(
+    "job_duration_seconds", "Time a job ran, by task and outcome.", ("task", "outcome"), buckets=_JOB_BUCKETS
+)
+WEBHOOKS_RECEIVED = Counter(
+    "webhook_received_total", "Webhooks taken in or refused, by kind of source and outcome.", ("source_kind", "outcome")
+)
+WEBHOOKS_PROCESSED = Counter(
+    "webhook_processed_total", "Webhook events that left the inbox, by final status.", ("status",)
+)
+SYNC_ROWS = Counter("sync_rows_total", "Feed rows by what became of them.", ("outcome",))
+SYNC_RUNS = Counter("sync_runs_total", "Finished feed syncs by status.", ("status",))
+LEDGER_VIOLATIONS = Gauge(
+    "ledger_invariant_violations",
+    "Violations found by the last check, by invariant.",
+    ("invariant",),
+    multiprocess_mode="mostrecent",
+)
+
+
+def exposition() -> bytes:
+    """Return the Prometheus text of all processes of this host (or of this one, without a shared folder)."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(DEFAULT_REGISTRY)
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the client types it not
+    return generate_latest(registry)
+
+
+def forget_process(pid: int) -> None:
+    """Take a finished process out of the live gauges."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]  # the client types it not

@@ -1,0 +1,39 @@
+"""Clicks: a customer on the way to a merchant, with the rate that was promised."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid
+from app.models.catalogue import RateKind
+
+
+class Click(Base):
+    """A click. Its rate is a copy: what was promised then holds, whatever the merchant's rate becomes."""
+
+    __tablename__ = "clicks"
+    __table_args__ = (
+        one_of("rate_kind", RateKind),
+        currency_check(),
+        CheckConstraint("(rate_kind = 'fixed') = (rate_fixed_minor IS NOT NULL)", name="rate_fixed"),
+        CheckConstraint("(rate_kind <> 'fixed') = (rate_basis_points IS NOT NULL)", name="rate_percent"),
+        Index(None, "customer_id", "id"),
+        Index(None, "merchant_id", "created_at"),
+    )
+
+    id: Mapped[UUID] = primary_key_uuid()
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
+    merchant_id: Mapped[int] = mapped_column(ForeignKey("merchants.id"))
+    offer_id: Mapped[UUID | None] = mapped_column(ForeignKey("offers.id"))
+    # The full URL at the merchant or network, the click id in its sub-id parameter.
+    target_url: Mapped[str]
+    rate_kind: Mapped[RateKind] = mapped_column(TextEnum(RateKind))
+    rate_basis_points: Mapped[int | None]
+    rate_fixed_minor: Mapped[int | None] = minor(nullable=True)
+    rate_cap_minor: Mapped[int | None] = minor(nullable=True)
+    # The currency of the fixed amount and of the cap: the merchant's.
+    currency: Mapped[str]
+    created_at: Mapped[datetime] = created_at()
+    expires_at: Mapped[datetime]

@@ -1,0 +1,109 @@
+"""The double-entry ledger: transfers with their postings, append-only, and each customer's wallet.
+
+A posting's amount is positive for a debit and negative for a credit, so that a transfer sums to zero. Triggers
+made by the migration refuse an unbalanced transfer at commit, and any UPDATE, DELETE or TRUNCATE.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid, updated_at
+
+
+class Account(StrEnum):
+    """The chart of accounts. What an account is kept per (merchant, customer) is checked by the database."""
+
+    NETWORK_RECEIVABLE = "network_receivable"
+    CASH = "cash"
+    CUSTOMER_PENDING = "customer_pending"
+    CUSTOMER_AVAILABLE = "customer_available"
+    CUSTOMER_IN_PAYOUT = "customer_in_payout"
+    MARGIN_PENDING = "margin_pending"
+    MARGIN = "margin"
+    PROMOTIONS = "promotions"
+    BAD_DEBT = "bad_debt"
+
+
+class CauseType(StrEnum):
+    """What made a transfer."""
+
+    ORDER = "order"
+    PAYOUT = "payout"
+    ADJUSTMENT = "adjustment"
+
+
+class Transfer(Base):
+    """A balanced set of postings with one cause. The same cause and purpose is never posted twice."""
+
+    __tablename__ = "transfers"
+    __table_args__ = (
+        one_of("cause_type", CauseType),
+        UniqueConstraint("cause_type", "cause_id", "purpose"),
+        Index(None, "created_at"),
+    )
+
+    id: Mapped[UUID] = primary_key_uuid()
+    cause_type: Mapped[CauseType] = mapped_column(TextEnum(CauseType))
+    cause_id: Mapped[UUID]
+    # For an order: the state reached and its revision, as `approved:3`.
+    purpose: Mapped[str]
+    # The transfer that this one corrects.
+    corrects_id: Mapped[UUID | None] = mapped_column(ForeignKey("transfers.id"))
+    details: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = created_at()
+
+
+class Posting(Base):
+    """One line of a transfer."""
+
+    __tablename__ = "postings"
+    __table_args__ = (
+        one_of("account", Account),
+        currency_check(),
+        CheckConstraint("amount_minor <> 0", name="amount"),
+        CheckConstraint(
+            "CASE WHEN account IN ('customer_pending', 'customer_available', 'customer_in_payout')"
+            " THEN customer_id IS NOT NULL AND merchant_id IS NULL"
+            " WHEN account IN ('network_receivable', 'margin_pending', 'margin')"
+            " THEN merchant_id IS NOT NULL AND customer_id IS NULL"
+            " ELSE customer_id IS NULL END",
+            name="dimension",
+        ),
+        Index(None, "transfer_id"),
+        Index("ix_postings_customer", "customer_id", "id", postgresql_where="customer_id IS NOT NULL"),
+        Index("ix_postings_merchant", "merchant_id", "account", "currency", postgresql_where="merchant_id IS NOT NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    transfer_id: Mapped[UUID] = mapped_column(ForeignKey("transfers.id"))
+    account: Mapped[Account] = mapped_column(TextEnum(Account))
+    merchant_id: Mapped[int | None] = mapped_column(ForeignKey("merchants.id"))
+    customer_id: Mapped[UUID | None] = mapped_column(ForeignKey("customers.id"))
+    currency: Mapped[str]
+    # Positive: debit. Negative: credit.
+    amount_minor: Mapped[int] = minor()
+    created_at: Mapped[datetime] = created_at()
+
+
+class Wallet(Base):
+    """A customer's balances in one currency, changed in the transaction that posts, so that a read is one row."""
+
+    __tablename__ = "wallets"
+    __table_args__ = (
+        currency_check(),
+        # Available may go below zero through a clawback; the others never.
+        CheckConstraint("pending_minor >= 0 AND in_payout_minor >= 0 AND paid_minor >= 0", name="balances"),
+    )
+
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"), primary_key=True)
+    currency: Mapped[str] = mapped_column(primary_key=True)
+    pending_minor: Mapped[int] = minor(default=0)
+    available_minor: Mapped[int] = minor(default=0)
+    in_payout_minor: Mapped[int] = minor(default=0)
+    paid_minor: Mapped[int] = minor(default=0)
+    updated_at: Mapped[datetime] = updated_at()

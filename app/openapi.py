@@ -1,0 +1,103 @@
+"""The OpenAPI document and the /docs page, whose files come from a wheel: it works without internet."""
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from app.schemas.common import Problem
+
+DESCRIPTION = """
+Cashback for shoppers, merchants and staff.
+
+* **Money** is an integer in the currency's minor unit: `{"amount_minor": 1250, "currency": "PKR"}` is 12.50 rupees.
+* **Times** are RFC 3339 in UTC. **Ids** are UUIDv7; merchants have integers.
+* **Lists** take `limit` and `cursor`, and answer `{"items": [...], "next_cursor": ...}`.
+* **Errors** are RFC 9457 problems with a stable `code`.
+* **Idempotency-Key** on a POST that makes money or a click: the same key and body replay the first answer.
+
+Sign in with **Authorize**: customers with e-mail and password, staff with an API key.
+"""
+
+TAGS = [
+    {"name": "customers", "description": "Register, sign in, and manage the own account."},
+    {"name": "catalogue", "description": "Categories, merchants with their cashback, and offers. Public."},
+    {"name": "clicks", "description": "A customer leaves for a merchant; the rate is promised here."},
+    {"name": "wallet", "description": "Balances and their history, never stale."},
+    {"name": "orders", "description": "Purchases, and how each cashback came about."},
+    {"name": "webhooks", "description": "Merchants and networks report sales here."},
+    {"name": "admin", "description": "For staff: merchants, sources, feeds, the webhook inbox."},
+    {"name": "sync", "description": "For staff: fetch a merchant's feed."},
+    {"name": "report", "description": "For staff: how merchants perform."},
+    {"name": "health", "description": "For Kubernetes and Prometheus."},
+]
+
+_DESCRIPTIONS = {
+    400: "The request cannot be read.",
+    401: "No valid credential.",
+    403: "The credential may not do this.",
+    404: "There is no such thing, or not for you.",
+    409: "It does not fit the present state.",
+    413: "The body is larger than allowed.",
+    422: "The content cannot be taken; `errors` says where.",
+    429: "Too many requests; see `Retry-After`.",
+    500: "Our fault; quote the `request_id`.",
+    503: "A dependency does not answer; try again after `Retry-After` seconds.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document a route's error answers: `responses=problems(401, 404)`."""
+    return {
+        status: {
+            "description": _DESCRIPTIONS[status],
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+# What any route may answer, added to every one of them.
+COMMON_PROBLEMS = problems(422, 500, 503)
+
+
+def operation_id(route: APIRoute) -> str:
+    """Name an operation by its function, so that generated clients have stable, readable methods."""
+    return route.name
+
+
+def install(app: FastAPI) -> None:
+    """Serve /openapi.json and /docs from this process alone."""
+    assets = files("fastapi_swagger") / "resources"
+    app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=app.openapi_url or "/openapi.json",
+            title=f"{app.title} – API",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon-32x32.png",
+            swagger_ui_parameters={"persistAuthorization": True, "docExpansion": "list", "tryItOutEnabled": True},
+        )
+
+    build = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = build()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= problem.pop("$defs", {})
+            schemas["Problem"] = problem
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document

@@ -1,0 +1,107 @@
+"""Probes and metrics. Only /readyz asks dependencies; a probe never takes a pooled connection from a customer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import sqlalchemy.exc
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
+
+from app import db, metrics
+from app.db import AsyncSessionLocal
+from app.dependencies import ArqPoolDep, SettingsDep
+from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
+from app.openapi import problems
+from app.services import monitoring
+
+router = APIRouter(tags=["health"])
+
+_METRICS_TIMEOUT_SECONDS = 2
+
+
+class Health(BaseModel):
+    """The process runs."""
+
+    status: Literal["ok"] = Field(examples=["ok"])
+
+
+class Liveness(BaseModel):
+    """The event loop turns."""
+
+    status: Literal["alive"] = Field(examples=["alive"])
+
+
+class Readiness(BaseModel):
+    """Every required dependency answered."""
+
+    status: Literal["ready"] = Field(examples=["ready"])
+
+
+@router.get("/healthz", summary="Does the process run?")
+async def healthz() -> Health:
+    """Answer without asking any dependency."""
+    return Health(status="ok")
+
+
+@router.get("/livez", summary="Does the event loop turn?")
+async def livez() -> Liveness:
+    """Answer without asking any dependency: an outage elsewhere must not restart this process."""
+    return Liveness(status="alive")
+
+
+@router.get("/readyz", summary="Can this process serve?", responses=problems(503))
+async def readyz(settings: SettingsDep, redis: ArqPoolDep) -> Readiness:
+    """Ask PostgreSQL and Redis, each with a deadline; 503 names what failed."""
+    checks: dict[str, Callable[[], Awaitable[object]]] = {
+        "postgres": lambda: monitoring.ask_postgres(db.engine),
+        "redis": redis.ping,
+    }
+    required = [str(name) for name in settings.readyz_requires]
+    await monitoring.require_ready(
+        {name: checks[name] for name in required}, timeout_seconds=settings.readyz_timeout_seconds
+    )
+    return Readiness(status="ready")
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"description": "Prometheus text.", "content": {"text/plain": {}}}},
+)
+async def prometheus_metrics(redis: ArqPoolDep) -> Response:
+    """Counters of all processes of this host, and the depths of inbox and queues as they are now."""
+    registry = CollectorRegistry()
+    await _gather_depths(registry, redis)
+    return Response(metrics.exposition() + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None:
+    inbox = Gauge("webhook_inbox_events", "Webhook events not processed, by status.", ("status",), registry=registry)
+    oldest = Gauge("webhook_inbox_oldest_seconds", "Age of the oldest event that waits.", registry=registry)
+    syncs = Gauge(
+        "sync_runs_unfinished", "Sync runs that have not finished, by status.", ("status",), registry=registry
+    )
+    queue = Gauge("queue_jobs", "Jobs in each queue, running ones included.", ("queue",), registry=registry)
+    up = Gauge("dependency_up", "1 when the dependency answered this scrape.", ("dependency",), registry=registry)
+    try:
+        async with asyncio.timeout(_METRICS_TIMEOUT_SECONDS), AsyncSessionLocal() as session:
+            counts, oldest_seconds = await monitoring.measure_inbox(session)
+            for status, count in counts.items():
+                inbox.labels(status).set(count)
+            oldest.set(oldest_seconds)
+            for status, count in (await monitoring.measure_syncs(session)).items():
+                syncs.labels(status).set(count)
+        up.labels("postgres").set(1)
+    except (sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError):
+        up.labels("postgres").set(0)
+    try:
+        async with asyncio.timeout(_METRICS_TIMEOUT_SECONDS):
+            for name, jobs in (await monitoring.measure_queues(redis, (DEFAULT_QUEUE, SYNC_QUEUE))).items():
+                queue.labels(name).set(jobs)
+        up.labels("redis").set(1)
+    except (RedisError, OSError, TimeoutError):
+        up.labels("redis").set(0)

@@ -1,0 +1,87 @@
+"""Asks the dependencies how they are: readiness, and the depths that `/metrics` shows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from redis.asyncio import Redis
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app.errors import UnavailableError
+from app.models import SyncRun, SyncStatus, WebhookEvent, WebhookStatus
+
+
+class NotReadyError(UnavailableError):
+    """A dependency did not answer within its deadline."""
+
+    code = "not_ready"
+    title = "Not ready"
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        parts = (f"{name}: {reason}" for name, reason in sorted(failures.items()))
+        super().__init__("; ".join(parts))
+        self.failures = failures
+
+
+async def require_ready(checks: dict[str, Callable[[], Awaitable[object]]], *, timeout_seconds: float) -> None:
+    """Ask all dependencies at once, each with a deadline. Raises NotReadyError naming those that failed."""
+
+    async def failure_of(check: Callable[[], Awaitable[object]]) -> str | None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await check()
+        except TimeoutError:
+            return f"no answer within {timeout_seconds:g} s"
+        except Exception as error:  # noqa: BLE001 - whatever the client raises means "not ready"
+            return type(error).__name__
+        return None
+
+    reasons = await asyncio.gather(*(failure_of(check) for check in checks.values()))
+    failures = {name: reason for name, reason in zip(checks, reasons, strict=True) if reason is not None}
+    if failures:
+        raise NotReadyError(failures)
+
+
+async def ask_postgres(engine: AsyncEngine | None) -> None:
+    """Run the smallest statement there is."""
+    if engine is None:
+        raise ConnectionError("the engine is not built")
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+async def measure_inbox(session: AsyncSession) -> tuple[dict[str, int], float]:
+    """Count webhook events that wait or need staff, by status, and the age in seconds of the oldest that waits."""
+    shown = [status for status in WebhookStatus if status is not WebhookStatus.PROCESSED]
+    rows = await session.execute(
+        select(WebhookEvent.status, func.count(), func.min(WebhookEvent.received_at), func.now())
+        .where(WebhookEvent.status.in_(shown))
+        .group_by(WebhookEvent.status)
+    )
+    counts = {status.value: 0 for status in shown}
+    oldest_seconds = 0.0
+    for status, count, oldest, now in rows:
+        counts[status.value] = count
+        if status is WebhookStatus.RECEIVED:
+            oldest_seconds = _seconds_between(oldest, now)
+    return counts, oldest_seconds
+
+
+async def measure_syncs(session: AsyncSession) -> dict[str, int]:
+    """Count sync runs that have not finished, by status."""
+    rows = await session.execute(
+        select(SyncRun.status, func.count())
+        .where(SyncRun.status.in_([SyncStatus.QUEUED, SyncStatus.RUNNING]))
+        .group_by(SyncRun.status)
+    )
+    return {"queued": 0, "running": 0} | {status.value: count for status, count in rows}
+
+
+async def measure_queues(redis: Redis, queues: tuple[str, ...]) -> dict[str, int]:
+    """Count the jobs in each ARQ queue (a sorted set)."""
+    return {queue: int(await redis.zcard(queue)) for queue in queues}
+
+
+def _seconds_between(earlier: datetime, later: datetime) -> float:
+    return (later - earlier).total_seconds()

@@ -1,0 +1,67 @@
+"""Keyset pages: a cursor is the sort key of the last row that was given, opaque to the client."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import orjson
+
+from app.errors import InvalidRequestError
+
+Row = TypeVar("Row")
+
+
+class InvalidCursorError(InvalidRequestError):
+    """A cursor that this list did not give out."""
+
+    code = "invalid_cursor"
+    title = "Invalid cursor"
+
+    def __init__(self) -> None:
+        super().__init__("The cursor is not one this list gave; start again without it.")
+
+
+def encode_cursor(*key: str | int | UUID | datetime) -> str:
+    """Return the cursor that continues after the row with this sort key."""
+    return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, *types: type) -> list[Any]:
+    """Return the sort key in a cursor, one value for each type (str, int, UUID or datetime).
+
+    Raises InvalidCursorError for anything that `encode_cursor` with these types did not make.
+    """
+    try:
+        raw = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        if not isinstance(raw, list) or len(raw) != len(types):
+            raise InvalidCursorError
+        return [_restore(value, kind) for value, kind in zip(raw, types, strict=True)]
+    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+        raise InvalidCursorError from error
+
+
+def _restore(value: object, kind: type) -> object:
+    if kind is datetime:
+        moment = datetime.fromisoformat(str(value))
+        if moment.tzinfo is None:
+            raise InvalidCursorError
+        return moment
+    if kind is UUID:
+        return UUID(str(value))
+    if kind is int and isinstance(value, bool | float):
+        raise InvalidCursorError
+    if not isinstance(value, kind):
+        raise InvalidCursorError
+    if isinstance(value, str) and "\x00" in value:
+        raise InvalidCursorError
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidCursorError
+    return value
+
+
+def cut_page(rows: Sequence[Row], limit: int) -> tuple[list[Row], bool]:
+    """Split `limit + 1` fetched rows into the page and whether more follow."""
+    return list(rows[:limit]), len(rows) > limit

@@ -1,0 +1,185 @@
+"""Fixtures: databases, the application in-process, and checks that hold after every test.
+
+`session` and `client` share one outer transaction that is rolled back; `committed_db` is a database of its own,
+for races, workers and everything else where a commit must really happen.
+"""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+
+import asyncpg
+import httpx
+import pytest
+from alembic import command
+from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app import db
+from app.cli import alembic_config
+from app.config import Environment, Settings
+from app.doorbell import Doorbell, create_arq_pool
+from app.ids import new_id
+from app.main import create_app
+from tests.servers import database_url, redis_url, start_servers
+
+_servers = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("PYTEST_XDIST_WORKER") is None and not config.getoption("collectonly"):
+        config.stash[_servers] = start_servers()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (servers := config.stash.get(_servers, None)) is not None:
+        servers.close()
+
+
+@pytest.fixture(scope="session")
+def worker_number() -> int:
+    """A number of this test process, from 0: picks its Redis database and names its PostgreSQL ones."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def make_settings(*, database_url: str, redis_url: str, **changes: object) -> Settings:
+    """Settings as the suite needs them; nothing is taken from a `.env` file."""
+    values: dict[str, object] = {
+        "environment": Environment.DEVELOPMENT,
+        "allow_private_feeds": True,
+        "frontend_origins": ["https://shop.example"],
+        "shutdown_grace_seconds": 5,
+        **changes,
+    }
+    return Settings(_env_file=None, database_url=database_url, redis_url=redis_url, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+async def database_name(worker_number: int) -> AsyncIterator[str]:
+    """This process's database, migrated once and left empty: the template of `committed_db` too."""
+    name = f"cashback_test_{os.getpid()}_{worker_number}"
+    await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
+    yield name
+    await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def migrated(database_name: str) -> str:
+    """The name of the migrated database."""
+    url = database_url(database_name)
+    with ExitStack() as stack:
+        # Alembic's env.py runs its own event loop, so it needs a thread without one.
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - used once a session
+
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        pool.submit(command.upgrade, alembic_config(url), "head").result()
+    return database_name
+
+
+async def _administer(*statements: str) -> None:
+    connection = await asyncpg.connect(database_url(os.environ.get("PGDATABASE", _maintenance_database())))
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _maintenance_database() -> str:
+    return os.environ["CASHBACK_TEST_DATABASE_URL"].partition("?")[0].rsplit("/", 1)[1]
+
+
+@pytest.fixture(scope="session")
+def settings(migrated: str, worker_number: int) -> Settings:
+    """Settings of the shared database."""
+    return make_settings(database_url=database_url(migrated), redis_url=redis_url(worker_number % 16))
+
+
+@pytest.fixture(scope="session")
+async def shared_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    engine = db.create_engine(settings, application_name="tests", pool_size=2, max_overflow=2)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def session(shared_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """A session in an outer transaction that also the application's sessions join; all is rolled back."""
+    async with shared_engine.connect() as connection:
+        outer = await connection.begin()
+        db.AsyncSessionLocal.configure(bind=connection, join_transaction_mode="create_savepoint")
+        try:
+            async with db.AsyncSessionLocal() as session:
+                yield session
+                # What a real commit would check at its end is checked here.
+                await session.flush()
+                await session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+        finally:
+            db.AsyncSessionLocal.configure(bind=None, join_transaction_mode="conditional_savepoint")
+            await outer.rollback()
+
+
+@pytest.fixture
+async def client(session: AsyncSession, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """HTTP to the application in-process, inside the test's transaction, with a real Redis behind the doorbell."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(_in_process(create_app(settings), settings))
+
+
+@pytest.fixture
+async def committed_db(migrated: str, settings: Settings) -> AsyncIterator[Settings]:
+    """Settings of a fresh database of this test alone, opened as a process would; every commit is real."""
+    name = f"{migrated}_{new_id().hex[-12:]}"
+    await _administer(f'CREATE DATABASE "{name}" TEMPLATE "{migrated}"')
+    own = settings.model_copy(update={"database_url": database_url(name)})
+    own.__dict__.pop("sqlalchemy_url", None)
+    try:
+        await db.open_database(own, application_name="tests", pool_size=10, max_overflow=20)
+        yield own
+    finally:
+        await db.close_database()
+        db.AsyncSessionLocal.configure(bind=None)
+        await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def committed_client(committed_db: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """HTTP to the application in-process on `committed_db`: requests may race."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(_in_process(create_app(committed_db), committed_db))
+
+
+class _in_process:  # noqa: N801 - reads as the function it stands for
+    """Wires an application without its lifespan, whose database the fixtures have opened already."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __aenter__(self) -> httpx.AsyncClient:
+        self.pool = create_arq_pool(self.settings.redis_url)
+        await self.pool.flushdb()
+        self.app.state.arq_pool = self.pool
+        self.doorbell = Doorbell(self.pool)
+        self.doorbell.start()
+        db.set_bell(self.doorbell.ring)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://cashback.test")
+        return self.client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+        db.set_bell(None)
+        await self.doorbell.stop()
+        await self.pool.aclose()
+
+
+@pytest.fixture(autouse=True)
+def _propagated_logs() -> Iterator[None]:
+    """create_app() replaces the root logger's handlers; give pytest's own back to the next test."""
+    import logging  # noqa: PLC0415 - only here
+
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers

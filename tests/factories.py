@@ -1,0 +1,129 @@
+"""Rows for tests, valid by default; pass what the test is about."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.ids import new_id
+from app.models import (
+    Category,
+    Click,
+    Customer,
+    Merchant,
+    Offer,
+    Rate,
+    RateKind,
+    Source,
+    SourceKind,
+    StaffRole,
+)
+from app.services import staff
+from app.services.tokens import issue_access_token
+
+Row = TypeVar("Row")
+_numbers = itertools.count(1)
+
+
+async def make_customer(session: AsyncSession, **changes: Any) -> Customer:
+    """An active customer without a password."""
+    number = next(_numbers)
+    values = {"email": f"customer-{number}-{new_id().hex[-8:]}@example.com", "referral_code": new_id().hex[-12:]}
+    return await _add(session, Customer(**{**values, **changes}))
+
+
+async def make_category(session: AsyncSession, **changes: Any) -> Category:
+    """A category."""
+    number = next(_numbers)
+    return await _add(session, Category(**{"slug": f"category-{number}", "name": f"Category {number}", **changes}))
+
+
+async def make_source(session: AsyncSession, **changes: Any) -> Source:
+    """An active direct source. Give `secrets_encrypted` when its signature matters."""
+    number = next(_numbers)
+    values = {
+        "source_key": f"key-{number}-{new_id().hex[-12:]}",
+        "name": f"Source {number}",
+        "kind": SourceKind.DIRECT,
+        "subid_parameter": "clickref",
+    }
+    return await _add(session, Source(**{**values, **changes}))
+
+
+async def make_merchant(session: AsyncSession, *, rate_basis_points: int | None = 500, **changes: Any) -> Merchant:
+    """An active merchant in PKR with a source of its own and 5 % of the sale; `rate_basis_points=None`: no rate."""
+    number = next(_numbers)
+    if "source_id" not in changes:
+        changes["source_id"] = (await make_source(session)).id
+    values = {
+        "slug": f"merchant-{number}",
+        "name": f"Merchant {number}",
+        "currency": "PKR",
+        "tracking_url": f"https://merchant-{number}.example/",
+        "hold_days": 30,
+    }
+    merchant = await _add(session, Merchant(**{**values, **changes}))
+    if rate_basis_points is not None:
+        await make_rate(session, merchant, basis_points=rate_basis_points)
+    return merchant
+
+
+async def make_rate(session: AsyncSession, merchant: Merchant, **changes: Any) -> Rate:
+    """A percentage of the sale, in force since yesterday."""
+    values = {
+        "merchant_id": merchant.id,
+        "kind": RateKind.PERCENT_OF_SALE,
+        "valid_from": datetime.now(UTC) - timedelta(days=1),
+    }
+    return await _add(session, Rate(**{**values, **changes}))
+
+
+async def make_offer(session: AsyncSession, merchant: Merchant, **changes: Any) -> Offer:
+    """A live offer of 10.00 in the merchant's currency."""
+    number = next(_numbers)
+    price = changes.pop("price_minor", 1000)
+    values = {
+        "merchant_id": merchant.id,
+        "external_id": f"sku-{number}",
+        "title": f"Product {number}",
+        "url": f"https://merchant.example/p/{number}",
+        "currency": merchant.currency,
+        "price_minor": price,
+        "price_max_minor": price,
+        "content_hash": number.to_bytes(16, "big"),
+    }
+    return await _add(session, Offer(**{**values, **changes}))
+
+
+async def make_click(session: AsyncSession, customer: Customer, merchant: Merchant, **changes: Any) -> Click:
+    """A click of now at 5 % of the sale, good for 45 days."""
+    values = {
+        "customer_id": customer.id,
+        "merchant_id": merchant.id,
+        "target_url": merchant.tracking_url,
+        "rate_kind": RateKind.PERCENT_OF_SALE,
+        "rate_basis_points": 500,
+        "currency": merchant.currency,
+        "expires_at": datetime.now(UTC) + timedelta(days=45),
+    }
+    return await _add(session, Click(**{**values, **changes}))
+
+
+async def staff_headers(session: AsyncSession, role: StaffRole = StaffRole.ADMIN) -> dict[str, str]:
+    """Headers of a new staff key with a role."""
+    _, key = await staff.create_key(session, name=f"test {role}", role=role)
+    return {"X-API-Key": key}
+
+
+def customer_headers(settings: Settings, customer: Customer) -> dict[str, str]:
+    """Headers of a signed-in customer."""
+    token = issue_access_token(settings, customer_id=customer.id, family_id=new_id())
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def _add(session: AsyncSession, row: Row) -> Row:
+    session.add(row)
+    await session.flush()
+    return row
