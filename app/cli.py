@@ -124,6 +124,31 @@ def new_key() -> None:
     typer.echo(Fernet.generate_key().decode())
 
 
+@ledger_app.command("verify")
+def ledger_verify() -> None:
+    """Check every invariant of the ledger; exits with 1 and names the ids when one is broken."""
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services.ledger.verify import INVARIANTS, Violation, verify  # noqa: PLC0415 - see above
+
+    async def check() -> list[Violation]:
+        settings = _settings()
+        await db.open_database(settings, application_name="cashback-cli", pool_size=1, max_overflow=0)
+        try:
+            async with db.AsyncSessionLocal() as session, session.begin():
+                return await verify(session)
+        finally:
+            await db.close_database()
+
+    violations = asyncio.run(check())
+    for invariant in INVARIANTS:
+        broken = [violation for violation in violations if violation.invariant == invariant.name]
+        typer.echo(f"{'BROKEN' if broken else 'ok':<7}{invariant.rule}")
+        for violation in broken:
+            typer.echo(f"       {violation.id}: {violation.detail}", err=True)
+    if violations:
+        raise typer.Exit(1)
+
+
 @staff_app.command("create-key")
 def create_staff_key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import sqlalchemy.exc
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import Pool
@@ -24,6 +25,8 @@ AsyncSessionLocal: async_sessionmaker[AsyncSession] = async_sessionmaker(expire_
 
 # SQLSTATEs that say "this server will not serve you": read-only after a failover, and shutdown in progress.
 _DISCONNECT_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
+# SQLSTATE classes and codes that trying the same again can cure.
+_RETRYABLE_SQLSTATES = ("08", "40001", "40P01", "53", "55P03", "57", "25006")
 _RINGS = "rings"
 
 
@@ -155,6 +158,16 @@ def sqlstate(error: BaseException) -> str | None:
             return state
         seen = seen.__cause__
     return None
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether the database, rather than the statement, is at fault: the same may succeed soon."""
+    if isinstance(error, sqlalchemy.exc.TimeoutError | ConnectionError | TimeoutError):
+        return True
+    state = sqlstate(error)
+    if state is not None:
+        return state.startswith(_RETRYABLE_SQLSTATES)
+    return isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
 
 
 def constraint_name(error: BaseException) -> str | None:

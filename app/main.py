@@ -19,13 +19,11 @@ from app.config import Settings
 from app.doorbell import Doorbell, create_arq_pool
 from app.errors import AppError, FieldError, UnavailableError, problem
 from app.logs import configure_logging, request_id_var
-from app.middleware import RequestContextMiddleware
+from app.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from app.routers import ROUTERS
+from app.services.passwords import Passwords
 
 logger = logging.getLogger(__name__)
-
-# SQLSTATE classes and codes that a retry of the same request can cure.
-_RETRYABLE_SQLSTATES = ("08", "40001", "40P01", "53", "55P03", "57", "25006")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -42,11 +40,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         responses=openapi.COMMON_PROBLEMS,
         generate_unique_id_function=openapi.operation_id,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.settings = settings
+    app.state.passwords = Passwords(settings.password_hash_concurrency)
     for error in (AppError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, handle_exception)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_bytes=settings.max_body_bytes,
+        max_bytes_below={"/v1/webhooks/": settings.max_webhook_body_bytes},
+    )
     app.add_middleware(RequestContextMiddleware, on_error=handle_exception)
     # Added last, so outermost: also a refused or failed request carries CORS headers.
     app.add_middleware(
@@ -104,6 +107,8 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
     match error:
         case AppError():
             expected: AppError = error
+        case HTTPException(__cause__=AppError() as cause):  # FastAPI's 400 for whatever goes wrong with reading a body
+            expected = cause
         case RequestValidationError():
             return (
                 422,
@@ -130,7 +135,7 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
                     **common,
                 ),
             )
-        case _ if _is_unavailable(error):
+        case _ if db.is_unavailable(error):
             expected = UnavailableError("The database does not answer; try again.")
         case _:
             expected = AppError("Something went wrong on our side; quote the request_id when you report it.")
@@ -143,6 +148,7 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
             detail=expected.detail,
             code=expected.code,
             errors=expected.errors,
+            members=expected.members,
             **common,
         ),
     )
@@ -151,12 +157,3 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
 def _field_errors(errors: Sequence[Any]) -> list[FieldError]:
     """Keep where, what and which kind; the offending input may be a password."""
     return [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in errors]
-
-
-def _is_unavailable(error: Exception) -> bool:
-    if isinstance(error, sqlalchemy.exc.TimeoutError | ConnectionError | TimeoutError):
-        return True
-    state = db.sqlstate(error)
-    if state is not None:
-        return state.startswith(_RETRYABLE_SQLSTATES)
-    return isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated

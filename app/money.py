@@ -14,14 +14,12 @@ BASIS_POINTS = 10_000
 # PostgreSQL's BIGINT; an amount beyond it is refused, never wrapped.
 MAX_MINOR = 2**63 - 1
 
-_MINOR_DIGITS = {
-    **dict.fromkeys(
-        ["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"],
-        0,
-    ),
-    **dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3),
-    **dict.fromkeys(["CLF", "UYW"], 4),
-}  # fmt: skip
+_DIGITS_OF_CURRENCIES = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+_MINOR_DIGITS = {code: digits for digits, codes in _DIGITS_OF_CURRENCIES.items() for code in codes.split()}
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _PLAIN_DECIMAL = re.compile(r"[+-]?\d{1,20}(\.\d{1,10})?")
 _ROUNDING = {"half_even": ROUND_HALF_EVEN, "floor": ROUND_FLOOR}

@@ -6,7 +6,8 @@ for races, workers and everything else where a commit must really happen.
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 import asyncpg
 import httpx
@@ -22,7 +23,8 @@ from app.config import Environment, Settings
 from app.doorbell import Doorbell, create_arq_pool
 from app.ids import new_id
 from app.main import create_app
-from tests.servers import database_url, redis_url, start_servers
+from app.services.ledger.verify import violations
+from tests.servers import DATABASE_VARIABLE, database_url, redis_url, start_servers
 
 _servers = pytest.StashKey[ExitStack]()
 
@@ -56,8 +58,8 @@ def make_settings(*, database_url: str, redis_url: str, **changes: object) -> Se
 
 
 @pytest.fixture(scope="session")
-async def database_name(worker_number: int) -> AsyncIterator[str]:
-    """This process's database, migrated once and left empty: the template of `committed_db` too."""
+async def empty_database(worker_number: int) -> AsyncIterator[str]:
+    """A new, empty database of this test process."""
     name = f"cashback_test_{os.getpid()}_{worker_number}"
     await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
     yield name
@@ -65,20 +67,33 @@ async def database_name(worker_number: int) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated(database_name: str) -> str:
-    """The name of the migrated database."""
-    url = database_url(database_name)
-    with ExitStack() as stack:
-        # Alembic's env.py runs its own event loop, so it needs a thread without one.
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - used once a session
+def template(empty_database: str) -> str:
+    """The database, migrated once. Nobody stays connected to it, so that others can be copied from it in no time."""
+    # Alembic's env.py runs an event loop of its own, so it needs a thread without one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(command.upgrade, alembic_config(database_url(empty_database)), "head").result()
+    return empty_database
 
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        pool.submit(command.upgrade, alembic_config(url), "head").result()
-    return database_name
+
+@pytest.fixture(scope="session")
+async def shared_database(template: str) -> AsyncIterator[str]:
+    """This process's database for tests that roll back."""
+    async with _copied(template) as name:
+        yield name
+
+
+@asynccontextmanager
+async def _copied(template: str) -> AsyncIterator[str]:
+    name = f"{template}_{new_id().hex[-12:]}"
+    await _administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield name
+    finally:
+        await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 async def _administer(*statements: str) -> None:
-    connection = await asyncpg.connect(database_url(os.environ.get("PGDATABASE", _maintenance_database())))
+    connection = await asyncpg.connect(os.environ[DATABASE_VARIABLE])
     try:
         for statement in statements:
             await connection.execute(statement)
@@ -86,14 +101,10 @@ async def _administer(*statements: str) -> None:
         await connection.close()
 
 
-def _maintenance_database() -> str:
-    return os.environ["CASHBACK_TEST_DATABASE_URL"].partition("?")[0].rsplit("/", 1)[1]
-
-
 @pytest.fixture(scope="session")
-def settings(migrated: str, worker_number: int) -> Settings:
+def settings(shared_database: str, worker_number: int) -> Settings:
     """Settings of the shared database."""
-    return make_settings(database_url=database_url(migrated), redis_url=redis_url(worker_number % 16))
+    return make_settings(database_url=database_url(shared_database), redis_url=redis_url(worker_number % 16))
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +126,7 @@ async def session(shared_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
                 # What a real commit would check at its end is checked here.
                 await session.flush()
                 await session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+                assert await violations(session) == []
         finally:
             db.AsyncSessionLocal.configure(bind=None, join_transaction_mode="conditional_savepoint")
             await outer.rollback()
@@ -128,19 +140,18 @@ async def client(session: AsyncSession, settings: Settings) -> AsyncIterator[htt
 
 
 @pytest.fixture
-async def committed_db(migrated: str, settings: Settings) -> AsyncIterator[Settings]:
+async def committed_db(template: str, worker_number: int) -> AsyncIterator[Settings]:
     """Settings of a fresh database of this test alone, opened as a process would; every commit is real."""
-    name = f"{migrated}_{new_id().hex[-12:]}"
-    await _administer(f'CREATE DATABASE "{name}" TEMPLATE "{migrated}"')
-    own = settings.model_copy(update={"database_url": database_url(name)})
-    own.__dict__.pop("sqlalchemy_url", None)
-    try:
-        await db.open_database(own, application_name="tests", pool_size=10, max_overflow=20)
-        yield own
-    finally:
-        await db.close_database()
-        db.AsyncSessionLocal.configure(bind=None)
-        await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    async with _copied(template) as name:
+        own = make_settings(database_url=database_url(name), redis_url=redis_url(worker_number % 16))
+        try:
+            await db.open_database(own, application_name="tests", pool_size=10, max_overflow=20)
+            yield own
+            async with db.transaction() as session:
+                assert await violations(session) == []
+        finally:
+            await db.close_database()
+            db.AsyncSessionLocal.configure(bind=None)
 
 
 @pytest.fixture

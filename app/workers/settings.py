@@ -2,16 +2,37 @@
 
 from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
+from app.workers.ledger import verify_ledger
+from app.workers.orders import release_payable
 from app.workers.runner import WorkerKind
+from app.workers.schedule import Scheduled
+from app.workers.tasks import job
+from app.workers.webhooks import webhook_drain
 
 WORKER_NAMES = ("default", "sync")
+
+_HOUR = 3600
 
 
 def worker_kind(name: str, settings: Settings) -> WorkerKind:
     """Return what a worker of this name does: `default` or `sync`."""
     match name:
         case "default":
-            return WorkerKind(name="default", queue=DEFAULT_QUEUE, functions=(), schedule=(), max_jobs=10)
+            drain_webhooks = webhook_drain(settings)
+            return WorkerKind(
+                name="default",
+                queue=DEFAULT_QUEUE,
+                functions=(
+                    job(drain_webhooks, timeout_seconds=300),
+                    job(release_payable, timeout_seconds=300),
+                ),
+                schedule=(
+                    Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
+                    Scheduled("release_payable", 60, release_payable),
+                    Scheduled("verify_ledger", _HOUR, verify_ledger),
+                ),
+                max_jobs=10,
+            )
         case "sync":
             return WorkerKind(name="sync", queue=SYNC_QUEUE, functions=(), schedule=(), max_jobs=5)
         case _:

@@ -1,0 +1,208 @@
+"""A small demo for development: categories, three merchants with rates and offers, a customer, a staff key, sources.
+
+Loading twice changes nothing. The credentials are derived from SECRET_KEY, so they differ between installations and
+stay the same across restarts; outside development it refuses to load.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Environment, Settings
+from app.models import (
+    Category,
+    Customer,
+    Merchant,
+    Offer,
+    Rate,
+    RateKind,
+    Source,
+    SourceKind,
+    StaffKey,
+    StaffRole,
+)
+from app.services.passwords import Passwords
+from app.services.secrets import seal
+
+CUSTOMER_EMAIL = "demo@example.com"
+DIRECT_MERCHANT = "lahore-books"
+_CATEGORIES = {"books": "Books", "fashion": "Fashion", "home": "Home"}
+_VALID_FROM = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoCredentials:
+    """What a person or a script needs to try the service."""
+
+    staff_api_key: str
+    merchant_id: int
+    source_key: str
+    webhook_secret: str
+    customer_email: str
+    customer_password: str
+
+
+@dataclass(frozen=True, slots=True)
+class _DemoMerchant:
+    slug: str
+    name: str
+    description: str
+    category: str
+    currency: str
+    rate: dict[str, object]
+    hold_days: int
+    products: Sequence[tuple[str, str, int]]  # brand, title, price in minor units
+
+
+_MERCHANTS = (
+    _DemoMerchant(
+        DIRECT_MERCHANT,
+        "Lahore Books",
+        "Novels, poetry and school books, delivered in Pakistan.",
+        "books",
+        "PKR",
+        {"kind": RateKind.PERCENT_OF_SALE, "basis_points": 500},
+        # No return window: an approved order of the demo is available at once.
+        0,
+        (
+            ("Sang-e-Meel", "Collected Poems of Faiz", 145_000),
+            ("Oxford", "Atlas of Pakistan", 289_500),
+            ("Penguin", "Moth Smoke", 119_900),
+            ("Penguin", "The Reluctant Fundamentalist", 124_900),
+        ),
+    ),
+    _DemoMerchant(
+        "indus-fashion",
+        "Indus Fashion",
+        "Lawn, shawls and shoes from Karachi.",
+        "fashion",
+        "PKR",
+        {"kind": RateKind.PERCENT_OF_COMMISSION, "basis_points": 6000, "cap_minor": 500_000},
+        30,
+        (
+            ("Indus", "Printed lawn suit, three pieces", 649_000),
+            ("Indus", "Embroidered shawl", 899_000),
+            ("Chappal & Co", "Leather Peshawari chappal", 425_000),
+        ),
+    ),
+    _DemoMerchant(
+        "nordic-home",
+        "Nordic Home",
+        "Lamps and furniture, reported through a network.",
+        "home",
+        "EUR",
+        {"kind": RateKind.FIXED, "fixed_minor": 400},
+        14,
+        (
+            ("Nordic", "Copper bedside light", 5_999),
+            ("Nordic", "Clay plant pot", 999),
+            ("Hygge", "Wool throw, grey", 7_450),
+        ),
+    ),
+)
+
+
+async def load_demo(session: AsyncSession, settings: Settings) -> DemoCredentials:
+    """Load the demo, or find it as it was loaded. Raises RuntimeError outside development."""
+    if settings.environment is not Environment.DEVELOPMENT:
+        raise RuntimeError("the demo's logins are for ENVIRONMENT=development only")
+    credentials = _credentials(settings)
+    merchant_id = await session.scalar(select(Merchant.id).where(Merchant.slug == DIRECT_MERCHANT))
+    if merchant_id is None:
+        merchant_id = await _create(session, settings, credentials)
+    return DemoCredentials(merchant_id=merchant_id, **credentials)
+
+
+def _credentials(settings: Settings) -> dict[str, str]:
+    def derived(purpose: str) -> bytes:
+        key = settings.secret_key.get_secret_value().encode()
+        return hmac.digest(key, f"demo {purpose}".encode(), hashlib.sha256)
+
+    prefix = derived("staff prefix").hex()[:8]
+    return {
+        "staff_api_key": f"cbk_{prefix}_{base64.urlsafe_b64encode(derived('staff secret')).decode().rstrip('=')}",
+        "source_key": f"demo-{derived('source').hex()[:24]}",
+        "webhook_secret": f"whsec_{base64.b64encode(derived('webhook')).decode()}",
+        "customer_email": CUSTOMER_EMAIL,
+        "customer_password": f"demo-{derived('customer').hex()[:12]}",
+    }
+
+
+async def _create(session: AsyncSession, settings: Settings, credentials: dict[str, str]) -> int:
+    _, prefix, secret = credentials["staff_api_key"].split("_", 2)
+    session.add(
+        StaffKey(name="demo", role=StaffRole.ADMIN, prefix=prefix, key_hash=hashlib.sha256(secret.encode()).digest())
+    )
+    session.add(
+        Customer(
+            email=CUSTOMER_EMAIL,
+            password_hash=await Passwords(concurrency=1).hash(credentials["customer_password"]),
+            display_name="Demo Customer",
+            referral_code="DEMO0001",
+        )
+    )
+    direct = Source(
+        source_key=credentials["source_key"],
+        name="Demo merchants (direct)",
+        kind=SourceKind.DIRECT,
+        subid_parameter="click_id",
+        secrets_encrypted=seal(settings, [credentials["webhook_secret"]]),
+    )
+    awin = Source(
+        source_key=f"{credentials['source_key']}-awin",
+        name="Demo network",
+        kind=SourceKind.AWIN,
+        subid_parameter="clickref",
+    )
+    categories = {slug: Category(slug=slug, name=name) for slug, name in _CATEGORIES.items()}
+    session.add_all([direct, awin, *categories.values()])
+    await session.flush()
+    merchants = [
+        await _create_merchant(
+            session, demo, category=categories[demo.category], source=awin if demo.currency == "EUR" else direct
+        )
+        for demo in _MERCHANTS
+    ]
+    return merchants[0].id
+
+
+async def _create_merchant(
+    session: AsyncSession, demo: _DemoMerchant, *, category: Category, source: Source
+) -> Merchant:
+    home = f"https://{demo.slug}.example"
+    merchant = Merchant(
+        slug=demo.slug,
+        name=demo.name,
+        description=demo.description,
+        category_id=category.id,
+        currency=demo.currency,
+        tracking_url=f"{home}/",
+        source_id=source.id,
+        hold_days=demo.hold_days,
+    )
+    session.add(merchant)
+    await session.flush()
+    session.add(Rate(merchant_id=merchant.id, valid_from=_VALID_FROM, **demo.rate))
+    for number, (brand, title, price_minor) in enumerate(demo.products, start=1):
+        session.add(
+            Offer(
+                merchant_id=merchant.id,
+                external_id=f"demo-{number}",
+                title=title,
+                brand=brand,
+                category_id=category.id,
+                url=f"{home}/products/{number}",
+                currency=demo.currency,
+                price_minor=price_minor,
+                price_max_minor=price_minor,
+                content_hash=hashlib.blake2b(title.encode(), digest_size=16).digest(),
+            )
+        )
+    await session.flush()
+    return merchant

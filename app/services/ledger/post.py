@@ -1,0 +1,138 @@
+"""Posting a transfer, and the wallets that follow from it, in the caller's transaction.
+
+Only customers have a stored balance (`wallets`). House accounts have none, so that no two sales ever queue for the
+same row; their balances are sums of postings.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.ids import new_id
+from app.models import Account, CauseType, Posting, Transfer, Wallet
+
+_WALLET_COLUMNS = {
+    Account.CUSTOMER_PENDING: Wallet.pending_minor,
+    Account.CUSTOMER_AVAILABLE: Wallet.available_minor,
+    Account.CUSTOMER_IN_PAYOUT: Wallet.in_payout_minor,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One posting to be: minor units, positive for a debit, negative for a credit."""
+
+    account: Account
+    amount_minor: int
+    currency: str
+    merchant_id: int | None = None
+    customer_id: UUID | None = None
+
+    def reversed(self) -> "Line":
+        """Return the line that undoes this one."""
+        return replace(self, amount_minor=-self.amount_minor)
+
+
+def debit(
+    account: Account,
+    amount_minor: int,
+    currency: str,
+    *,
+    merchant_id: int | None = None,
+    customer_id: UUID | None = None,
+) -> Line:
+    """Return a line that debits: more of an asset or expense, less of a liability or income."""
+    return Line(account, amount_minor, currency, merchant_id, customer_id)
+
+
+def credit(
+    account: Account,
+    amount_minor: int,
+    currency: str,
+    *,
+    merchant_id: int | None = None,
+    customer_id: UUID | None = None,
+) -> Line:
+    """Return a line that credits: more of a liability or income, less of an asset or expense."""
+    return Line(account, -amount_minor, currency, merchant_id, customer_id)
+
+
+async def post(
+    session: AsyncSession,
+    *,
+    cause_type: CauseType,
+    cause_id: UUID,
+    purpose: str,
+    lines: Sequence[Line],
+    details: dict[str, Any] | None = None,
+    corrects_id: UUID | None = None,
+) -> UUID | None:
+    """Post one transfer and return its id, or None when nothing moves. Lines of one account are netted.
+
+    The database refuses an unbalanced transfer at commit, and the same (cause, purpose) at once: a caller that
+    could come twice guards by status under a row lock, and this is the second wall.
+    """
+    moved = _net(lines)
+    if not moved:
+        return None
+    transfer_id = new_id()
+    await session.execute(
+        insert(Transfer).values(
+            id=transfer_id,
+            cause_type=cause_type,
+            cause_id=cause_id,
+            purpose=purpose,
+            corrects_id=corrects_id,
+            details=details or {},
+        )
+    )
+    await session.execute(
+        insert(Posting),
+        [
+            {
+                "transfer_id": transfer_id,
+                "account": line.account,
+                "merchant_id": line.merchant_id,
+                "customer_id": line.customer_id,
+                "currency": line.currency,
+                "amount_minor": line.amount_minor,
+            }
+            for line in moved
+        ],
+    )
+    await _move_wallets(session, moved)
+    return transfer_id
+
+
+def _net(lines: Sequence[Line]) -> list[Line]:
+    sums: dict[Line, int] = defaultdict(int)
+    for line in lines:
+        sums[replace(line, amount_minor=0)] += line.amount_minor
+    return [replace(account, amount_minor=amount) for account, amount in sums.items() if amount != 0]
+
+
+async def _move_wallets(session: AsyncSession, lines: Sequence[Line]) -> None:
+    changes: dict[tuple[UUID, str], dict[Account, int]] = defaultdict(lambda: defaultdict(int))
+    for line in lines:
+        if line.customer_id is not None:
+            # A liability grows by a credit, which is negative here.
+            changes[line.customer_id, line.currency][line.account] -= line.amount_minor
+    # In one order everywhere, so that two transfers over the same wallets cannot deadlock.
+    for (customer_id, currency), moved in sorted(changes.items()):
+        # First the row, then the change: as one upsert, the CHECK would judge the change as if it were the balance.
+        await session.execute(
+            upsert(Wallet).values(customer_id=customer_id, currency=currency).on_conflict_do_nothing()
+        )
+        columns = {_WALLET_COLUMNS[account]: _WALLET_COLUMNS[account] + amount for account, amount in moved.items()}
+        await session.execute(
+            update(Wallet)
+            .where(Wallet.customer_id == customer_id, Wallet.currency == currency)
+            .values({**columns, Wallet.updated_at: func.now()})
+            .execution_options(synchronize_session=False)
+        )

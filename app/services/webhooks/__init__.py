@@ -1,0 +1,1 @@
+"""Webhooks: take in (verify, store, answer), then process (read, attribute, apply), and look after the inbox."""
