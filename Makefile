@@ -21,7 +21,7 @@ demo: venv ## Play one cashback from click to payout against the running `make r
 	@exec $(PY) -m app.cli demo $(ARGS)
 
 test: venv ## Run all tests on embedded servers (ARGS="-k wallet")
-	@$(PY) -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal -m "not fault" $(ARGS)
+	@$(PY) -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadgroup -m "not fault" $(ARGS)
 	@$(PY) -m pytest -n 2 --dist loadgroup -m fault $(ARGS)
 
 test-faults: venv ## Run only the tests that stop, freeze or kill servers and processes

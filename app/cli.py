@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +17,13 @@ from app.config import Settings
 from app.logs import configure_logging
 from app.models import StaffRole
 
-app = typer.Typer(name="cashback", help="Run and look after the cashback service.", no_args_is_help=True)
+# A traceback with local variables would show secrets, and a worker's must be JSON like every other line.
+app = typer.Typer(
+    name="cashback",
+    help="Run and look after the cashback service.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 ledger_app = typer.Typer(help="Prove the ledger.", no_args_is_help=True)
 staff_app = typer.Typer(help="Staff keys.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
@@ -35,12 +43,22 @@ def _settings() -> Settings:
 
 
 @app.command()
+def dev() -> None:
+    """Run everything for development: servers, migrations, demo data, the API and both workers."""
+    from app.dev import run_dev  # noqa: PLC0415 - development only
+
+    raise typer.Exit(run_dev())
+
+
+@app.command()
 def serve() -> None:
     """Serve the API. HOST, PORT and WEB_CONCURRENCY choose where and with how many processes."""
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
     settings = _settings()
     configure_logging(settings.log_level, process="api")
+    # uvicorn stops gracefully on SIGTERM and then raises it once more, which would end a clean stop as a failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
         "app.main:create_app",
         factory=True,
@@ -64,7 +82,11 @@ def worker(kind: Annotated[str, typer.Argument(help="Which queue: default or syn
         raise typer.BadParameter(f"choose one of {', '.join(WORKER_NAMES)}", param_hint="kind")
     settings = _settings()
     configure_logging(settings.log_level, process=f"worker:{kind}")
-    asyncio.run(run_worker(settings, worker_kind(kind, settings)))
+    try:
+        asyncio.run(run_worker(settings, worker_kind(kind, settings)))
+    except Exception:
+        logging.getLogger("app.cli").exception("worker ended by an error")
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -104,6 +126,22 @@ def alembic_config(database_url: str):  # type: ignore[no-untyped-def]  # noqa: 
     # ConfigParser reads a percent sign as its own.
     config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
     return config
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[Path, typer.Option(envvar="DATA_DIR", help="Where `cashback dev` keeps dev.json.")] = Path(
+        ".data"
+    ),
+) -> None:
+    """Tell the story of one cashback against a running `cashback dev`."""
+    from app.demo import DemoError, tell  # noqa: PLC0415 - only this command needs it
+
+    try:
+        tell(data_dir, typer.echo)
+    except DemoError as error:
+        typer.echo(f"  ✗ {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()

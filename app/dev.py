@@ -52,6 +52,7 @@ CHILDREN_GRACE_SECONDS = 3
 SETTLED_SECONDS = 10.0
 LONGEST_BACKOFF_SECONDS = 10.0
 MOST_API_DEATHS_AT_START = 3
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `make` and process managers pass a signal on that the whole group got already: that is still the first.
 SAME_SIGNAL_SECONDS = 0.5
 CHILDREN = (("serve",), ("worker", "default"), ("worker", "sync"))
@@ -166,9 +167,8 @@ class _Supervisor:
         return self.data_dir / "dev.json"
 
     def run(self) -> int:
-        previous = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
         lock = None
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -180,13 +180,12 @@ class _Supervisor:
         except OSError as error:
             raise DevError(f"cannot work in {self.data_dir}: {error}") from error
         finally:
-            try:
-                if lock is not None:
-                    self._stop()
-                    os.close(lock)
-            finally:
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
+            if lock is not None:
+                self._stop()
+                os.close(lock)
+            # All is stopped; one more signal while the interpreter ends must not change our exit code.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     def _start_and_watch(self) -> NoReturn:
         self.state_file.unlink(missing_ok=True)
@@ -250,14 +249,14 @@ class _Supervisor:
 
     def _start_servers(self) -> ServerURLs:
         database_url, redis_url = self.settings.database_url, self.settings.redis_url
-        if database_url is None:
-            postgres = EmbeddedPostgres(self.data_dir)
-            self.servers.append(postgres)
-            database_url = postgres.start()
         if redis_url is None:
             redis = EmbeddedRedis(self.data_dir)
             self.servers.append(redis)
             redis_url = redis.start()
+        if database_url is None:
+            postgres = EmbeddedPostgres(self.data_dir)
+            self.servers.append(postgres)
+            database_url = postgres.start()
         return ServerURLs(database_url, redis_url)
 
     def _environment(self, urls: ServerURLs, port: int) -> dict[str, str]:
@@ -270,6 +269,8 @@ class _Supervisor:
         given = self.settings
         return os.environ | {
             "ENVIRONMENT": "development",
+            # A feed under development is served from the same machine.
+            "ALLOW_PRIVATE_FEEDS": os.environ.get("ALLOW_PRIVATE_FEEDS", "true"),
             "DATABASE_URL": urls.database_url,
             "REDIS_URL": urls.redis_url,
             "HOST": given.host,
@@ -303,7 +304,7 @@ class _Supervisor:
             await open_database(settings, application_name="cashback-dev", pool_size=1, max_overflow=1)
             try:
                 async with transaction() as session:
-                    return await load_demo(session)
+                    return await load_demo(session, settings)
             finally:
                 await close_database()
 

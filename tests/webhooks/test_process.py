@@ -110,7 +110,7 @@ async def test_shuffled_histories_end_in_the_same_state(world: World) -> None:
         ("returned", {"amount": 30_000, "commission": 2_400, "at": start + timedelta(hours=2)}),
         ("approved", {"at": start + timedelta(hours=3)}),
     ]
-    chance = random.Random(20)
+    chance = random.Random(20)  # noqa: S311 - repeatable, not secret
     for number in range(12):
         shuffled = history * 2 if number % 3 == 0 else history.copy()
         chance.shuffle(shuffled)
@@ -159,8 +159,10 @@ async def test_without_a_click_nothing_is_credited(world: World) -> None:
             "amount.DirectAmount.amount_minor",
         ),
         (
-            b'{"type": "order.created", "order_id": "1", "amount": {"amount_minor": 1, "currency": "PKR"},'
-            b' "commission": {"amount_minor": 1, "currency": "EUR"}}',
+            (
+                b'{"type": "order.created", "order_id": "1", "amount": {"amount_minor": 1, "currency": "PKR"},'
+                b' "commission": {"amount_minor": 1, "currency": "EUR"}}'
+            ),
             "one order has one currency",
         ),
     ],

@@ -113,6 +113,6 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
         cause_type=CauseType.ORDER,
         cause_id=order.id,
         purpose=f"{order.status.value}:{order.revision}",
-        lines=[*position(order), *(line.reversed() for line in before)],
+        lines=[*(line.reversed() for line in before), *position(order)],
     )
     return True

@@ -1,0 +1,267 @@
+"""`cashback demo`: the story of one cashback, told step by step over real HTTP against a running `cashback dev`.
+
+It uses only what any client has: the public API and the credentials in `DATA_DIR/dev.json`. A step that does not come
+out as it should ends the story with exit code 1.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from standardwebhooks.webhooks import Webhook
+
+from app.ids import new_id
+from app.money import format_minor
+
+_POLL_SECONDS = 0.02
+_LONGEST_WAIT_SECONDS = 30
+_FEED_MERCHANT = "indus-fashion"
+_FEED_OFFERS = 2_000
+
+Found = TypeVar("Found")
+
+
+class DemoError(Exception):
+    """A step failed; the message says which and what was answered."""
+
+
+def tell(data_dir: Path, say: Callable[[str], None]) -> None:
+    """Tell the whole story, line by line through `say`. Raises DemoError."""
+    state_file = data_dir / "dev.json"
+    try:
+        state = json.loads(state_file.read_text())
+    except FileNotFoundError:
+        raise DemoError(f"{state_file} is not there: start the service with `make run` in another terminal") from None
+    with httpx.Client(base_url=state["api_url"], timeout=10) as http:
+        story = _Story(http, state, say)
+        try:
+            story.shop()
+            story.earn()
+            story.sync()
+        except httpx.HTTPError as error:
+            raise DemoError(f"no answer from {state['api_url']}: {error}. Is `make run` still running?") from None
+
+
+class _Story:
+    def __init__(self, http: httpx.Client, state: dict[str, Any], say: Callable[[str], None]) -> None:
+        self.http = http
+        self.demo = state["demo"]
+        self.staff = {"X-API-Key": state["staff_api_key"]}
+        self.say = say
+        self.customer: dict[str, str] = {}
+        self.click_id = ""
+        self.order_id = f"DEMO-{new_id().hex[-8:].upper()}"
+
+    def shop(self) -> None:
+        """Sign in, find a merchant, click, follow the redirect."""
+        self._title("A customer goes shopping")
+        token = self._call(
+            "POST",
+            "/v1/auth/token",
+            data={
+                "grant_type": "password",
+                "username": self.demo["customer_email"],
+                "password": self.demo["customer_password"],
+            },
+        )
+        self.customer = {"Authorization": f"Bearer {token['access_token']}"}
+        self._done(f"signed in as {self.demo['customer_email']}, for {token['expires_in'] // 60} minutes")
+
+        merchant = self._call("GET", f"/v1/merchants/{self.demo['merchant_id']}")
+        rate = merchant["rate"]
+        self._done(f"found {merchant['name']}: {rate['basis_points'] / 100:g} % cashback ({rate['kind']})")
+
+        click = self._call(
+            "POST",
+            "/v1/clicks",
+            201,
+            headers=self.customer | {"Idempotency-Key": self.order_id},
+            json={"merchant_id": merchant["id"]},
+        )
+        self.click_id = click["id"]
+        self._done(f"clicked: the rate is promised until {click['expires_at'][:10]}")
+
+        redirect = self.http.get(click["redirect_url"])
+        location = redirect.headers.get("location", "")
+        if redirect.status_code != 302 or self.click_id not in location:
+            raise DemoError(f"GET {click['redirect_url']} answered {redirect.status_code}, location {location!r}")
+        self._done(f"followed the redirect to {location}")
+
+    def earn(self) -> None:
+        """Report the sale, watch it pend, approve it, watch it become available."""
+        self._title("The merchant reports a sale of 2,500.00 PKR")
+        before = self._balance()
+        cashback_minor = 12_500
+        self._report("order.created", amount="2500.00", commission="200.00", currency="PKR")
+        milliseconds = self._wait_for(
+            "pending cashback", lambda: self._balance()["pending_minor"] == before["pending_minor"] + cashback_minor
+        )
+        self._done(f"{milliseconds:.0f} ms after the webhook the wallet shows {self._wallet_line()}")
+
+        self._report("order.approved")
+        milliseconds = self._wait_for(
+            "available cashback",
+            lambda: self._balance()["available_minor"] == before["available_minor"] + cashback_minor,
+        )
+        self._done(f"approved, and {milliseconds:.0f} ms later: {self._wallet_line()}")
+
+        order = self._call("GET", "/v1/me/orders?limit=1", headers=self.customer)["items"][0]
+        detail = self._call("GET", f"/v1/me/orders/{order['id']}", headers=self.customer)
+        for step in detail["explanation"]:
+            self._done(f"order {order['order_reference']} explains itself: {step['detail']}")
+        self._done("its life: " + " -> ".join(state["status"] for state in detail["history"]))
+
+    def sync(self) -> None:
+        """Sync a feed, change it, and sync it again."""
+        merchant = self._call("GET", f"/v1/merchants/{_FEED_MERCHANT}")
+        self._title(f"{merchant['name']} publishes a feed of {_FEED_OFFERS:,} offers")
+        offers = [_offer(number) for number in range(_FEED_OFFERS)]
+        with _served(offers) as url:
+            self._call(
+                "PUT",
+                f"/v1/admin/merchants/{merchant['id']}/feed",
+                headers=self.staff,
+                # The demo's hand-made offers are not in the feed; only here may they all vanish at once.
+                json={
+                    "url": url,
+                    "mapping": {"preset": "direct-json"},
+                    "enabled": False,
+                    "max_loss_basis_points": 10_000,
+                },
+            )
+            self._sync_once(merchant["id"])
+            # A price that no earlier telling of the story can have left behind.
+            cents = int(time.time()) % 10_000
+            for offer in offers[:40]:
+                offer["price"]["amount_minor"] += 10_000 + cents
+            del offers[-25:]
+            self._done("the merchant changes 40 prices and takes 25 products out")
+            self._sync_once(merchant["id"])
+        found = self._call("GET", f"/v1/offers?q=lawn suit 7&merchant_id={merchant['id']}&limit=1")["items"]
+        if not found:
+            raise DemoError("the search finds none of the synced offers")
+        self._done(f"a search for 'lawn suit 7' finds {found[0]['title']!r}")
+
+    def _sync_once(self, merchant_id: int) -> None:
+        started = time.perf_counter()
+        job = self._call("POST", f"/sync/{merchant_id}", 202, headers=self.staff)
+        answered = (time.perf_counter() - started) * 1000
+        self._done(f"POST /sync/{merchant_id} answered {job['status']!r} in {answered:.0f} ms")
+
+        run: dict[str, Any] = {}
+
+        def finished() -> bool:
+            run.update(self._call("GET", f"/sync/jobs/{job['job_id']}", headers=self.staff))
+            return run["finished_at"] is not None
+
+        milliseconds = self._wait_for("the sync's end", finished)
+        counts = ", ".join(
+            f"{run[name]:,} {name}" for name in ("fetched", "created", "updated", "unchanged", "removed", "rejected")
+        )
+        if run["status"] != "succeeded":
+            raise DemoError(f"the sync {run['status']}: {run['error']} ({counts})")
+        self._done(f"{milliseconds / 1000:.1f} s later: {counts}")
+
+    def _report(self, kind: str, **amounts: str) -> None:
+        body = json.dumps(
+            {
+                "type": kind,
+                "order_id": self.order_id,
+                "click_id": self.click_id,
+                "occurred_at": datetime.now(UTC).isoformat(),
+                **amounts,
+            }
+        )
+        message_id, now = f"msg_{new_id().hex}", datetime.now(UTC)
+        receipt = self._call(
+            "POST",
+            f"/v1/webhooks/{self.demo['source_key']}",
+            202,
+            content=body,
+            headers={
+                "content-type": "application/json",
+                "webhook-id": message_id,
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": Webhook(self.demo["webhook_secret"]).sign(message_id, now, body),
+            },
+        )
+        self._done(f"signed webhook {kind}: {receipt['status']}, stored before it was answered")
+
+    def _balance(self) -> dict[str, int]:
+        balances = self._call("GET", "/v1/me/wallet", headers=self.customer)["balances"]
+        empty = {"pending_minor": 0, "available_minor": 0}
+        found: dict[str, int] = next((balance for balance in balances if balance["currency"] == "PKR"), empty)
+        return found
+
+    def _wallet_line(self) -> str:
+        balance = self._balance()
+        return (
+            f"{format_minor(balance['pending_minor'], 'PKR')} PKR pending, "
+            f"{format_minor(balance['available_minor'], 'PKR')} PKR available"
+        )
+
+    def _wait_for(self, what: str, look: Callable[[], bool]) -> float:
+        """Look until it is so; returns how many milliseconds that took."""
+        started = time.perf_counter()
+        while not look():
+            if time.perf_counter() - started > _LONGEST_WAIT_SECONDS:
+                raise DemoError(f"{what}: not within {_LONGEST_WAIT_SECONDS} s; look at the log of `make run`")
+            time.sleep(_POLL_SECONDS)
+        return (time.perf_counter() - started) * 1000
+
+    def _call(self, method: str, path: str, expected: int = 200, **arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        response = self.http.request(method, path, **arguments)
+        if response.status_code != expected:
+            raise DemoError(f"{method} {path} answered {response.status_code}, not {expected}: {response.text[:500]}")
+        return response.json()
+
+    def _title(self, text: str) -> None:
+        self.say("")
+        self.say(text)
+
+    def _done(self, text: str) -> None:
+        self.say(f"  ✓ {text}")
+
+
+def _offer(number: int) -> dict[str, Any]:
+    return {
+        "id": f"lawn-{number}",
+        "title": f"Lawn suit {number}, three pieces",
+        "brand": "Indus",
+        "url": f"https://{_FEED_MERCHANT}.example/products/lawn-{number}",
+        "price": {"amount_minor": 400_000 + number * 100, "currency": "PKR"},
+    }
+
+
+@contextmanager
+def _served(offers: list[dict[str, Any]]) -> Iterator[str]:
+    """Serve the offers as a merchant's server would, on loopback, while the block runs."""
+
+    class Feed(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"items": offers}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Stay quiet: the story is the output."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Feed)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/feed.json"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

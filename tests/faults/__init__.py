@@ -1,0 +1,1 @@
+"""Real faults in real servers and processes; see the `fault` marker."""
