@@ -75,6 +75,8 @@ def serve() -> None:
 @app.command()
 def worker(kind: Annotated[str, typer.Argument(help="Which queue: default or sync.")]) -> None:
     """Run one job worker process."""
+    import uvloop  # noqa: PLC0415 - only this command needs it
+
     from app.workers.runner import run_worker  # noqa: PLC0415 - the API's commands do not need the workers
     from app.workers.settings import WORKER_NAMES, worker_kind  # noqa: PLC0415 - see above
 
@@ -83,7 +85,7 @@ def worker(kind: Annotated[str, typer.Argument(help="Which queue: default or syn
     settings = _settings()
     configure_logging(settings.log_level, process=f"worker:{kind}")
     try:
-        asyncio.run(run_worker(settings, worker_kind(kind, settings)))
+        uvloop.run(run_worker(settings, worker_kind(kind, settings)))
     except Exception:
         logging.getLogger("app.cli").exception("worker ended by an error")
         raise typer.Exit(1) from None

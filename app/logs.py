@@ -15,8 +15,8 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-# These speak of every request or connection; our own access line says it once and without secrets.
-_QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio")
+# These speak of every request, connection or job; our own lines say it once and without secrets.
+_QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio", "arq.worker")
 
 
 class _RequestIdFilter(logging.Filter):

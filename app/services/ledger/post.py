@@ -125,14 +125,17 @@ async def _move_wallets(session: AsyncSession, lines: Sequence[Line]) -> None:
             changes[line.customer_id, line.currency][line.account] -= line.amount_minor
     # In one order everywhere, so that two transfers over the same wallets cannot deadlock.
     for (customer_id, currency), moved in sorted(changes.items()):
-        # First the row, then the change: as one upsert, the CHECK would judge the change as if it were the balance.
-        await session.execute(
-            upsert(Wallet).values(customer_id=customer_id, currency=currency).on_conflict_do_nothing()
-        )
         columns = {_WALLET_COLUMNS[account]: _WALLET_COLUMNS[account] + amount for account, amount in moved.items()}
-        await session.execute(
+        move = (
             update(Wallet)
             .where(Wallet.customer_id == customer_id, Wallet.currency == currency)
             .values({**columns, Wallet.updated_at: func.now()})
+            .returning(Wallet.customer_id)
             .execution_options(synchronize_session=False)
         )
+        if (await session.execute(move)).first() is None:
+            # First the row, then the change: one upsert's CHECK would judge the change as if it were the balance.
+            await session.execute(
+                upsert(Wallet).values(customer_id=customer_id, currency=currency).on_conflict_do_nothing()
+            )
+            await session.execute(move)

@@ -83,7 +83,7 @@ async def follow_reports(
 
 
 async def change(session: AsyncSession, order: Order, target: Target) -> bool:
-    """Move an order (locked by the caller, or new) to a state; False when it is there already.
+    """Move an order (locked by the caller, or new and not yet in the session) to a state; False when it is there.
 
     Posts one transfer, named by the state and the order's new revision, so that it cannot be posted twice.
     """
@@ -97,6 +97,9 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
     order.commission_minor = target.commission_minor
     order.cashback_minor = target.cashback_minor
     order.revision += 1
+    session.add(order)
+    # The order's row first: what refers to it has no relationship() by which the ORM could know.
+    await session.flush()
     session.add(
         OrderChange(
             order_id=order.id,
@@ -107,7 +110,6 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
             cashback_minor=target.cashback_minor,
         )
     )
-    await session.flush()
     await ledger.post(
         session,
         cause_type=CauseType.ORDER,

@@ -9,7 +9,6 @@ from typing import assert_never
 from uuid import UUID
 
 from sqlalchemy import func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
@@ -50,6 +49,7 @@ class _Attribution:
     click: Click
     merchant: Merchant
     order: Order
+    is_new: bool
 
 
 async def waiting_events(session: AsyncSession, *, limit: int) -> list[tuple[UUID, str | None]]:
@@ -65,14 +65,17 @@ async def waiting_events(session: AsyncSession, *, limit: int) -> list[tuple[UUI
 
 async def process_event(session: AsyncSession, settings: Settings, event_id: UUID) -> WebhookStatus | None:
     """Process an event that waits; returns its new status, or None when another worker has it or had it."""
-    event = await session.scalar(
-        select(WebhookEvent)
-        .where(WebhookEvent.id == event_id, WebhookEvent.status == WebhookStatus.RECEIVED)
-        .with_for_update(skip_locked=True)
-    )
-    if event is None:
+    row = (
+        await session.execute(
+            select(WebhookEvent, Source)
+            .join(Source, Source.id == WebhookEvent.source_id)
+            .where(WebhookEvent.id == event_id, WebhookEvent.status == WebhookStatus.RECEIVED)
+            .with_for_update(skip_locked=True, of=WebhookEvent)
+        )
+    ).one_or_none()
+    if row is None:
         return None
-    source = await session.get_one(Source, event.source_id)
+    event, source = row
     try:
         report = _read(source, event)
         event.external_order_id = report.external_order_id
@@ -86,7 +89,8 @@ async def process_event(session: AsyncSession, settings: Settings, event_id: UUI
         await _apply(session, settings, event, report, found)
         event.order_id = found.order.id
         event.status, event.reason = WebhookStatus.PROCESSED, None
-        await _wake_orphans(session, event)
+        if found.is_new:
+            await _wake_orphans(session, event)
     except PayloadError as error:
         event.status, event.reason = WebhookStatus.REJECTED, str(error)[:_MOST_REASON_CHARACTERS]
     except NotAttributedError as error:
@@ -126,10 +130,14 @@ async def _attribute(session: AsyncSession, source: Source, report: SaleReport) 
     """Find the order the report is about, or the click that a new one came from. Raises NotAttributedError."""
     if report.click_reference is None:
         return await _by_order(session, source, report)
-    click = await session.get(Click, report.click_id) if report.click_id else None
-    if click is None:
+    row = (
+        await session.execute(
+            select(Click, Merchant).join(Merchant, Merchant.id == Click.merchant_id).where(Click.id == report.click_id)
+        )
+    ).one_or_none()
+    if row is None:
         raise _orphan(f"no click has the reference {report.click_reference[:80]!r}")
-    merchant = await session.get_one(Merchant, click.merchant_id)
+    click, merchant = row
     if merchant.source_id != source.id:
         raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
     if None not in (report.network_merchant_ref, merchant.network_merchant_ref) and (
@@ -145,10 +153,10 @@ async def _attribute(session: AsyncSession, source: Source, report: SaleReport) 
         .with_for_update()
     )
     if order is None:
-        order = _new_order(source, report, click, merchant)
-    elif order.click_id != click.id:
+        return _Attribution(click, merchant, _new_order(source, report, click, merchant), is_new=True)
+    if order.click_id != click.id:
         raise _quarantine(f"order {report.external_order_id!r} is attributed to another click already")
-    return _Attribution(click, merchant, _same_currency(order, report))
+    return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
 
 
 async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -> _Attribution:
@@ -167,7 +175,7 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
     (order,) = orders
     click = await session.get_one(Click, order.click_id)
     merchant = await session.get_one(Merchant, order.merchant_id)
-    return _Attribution(click, merchant, _same_currency(order, report))
+    return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
 
 
 def _new_order(source: Source, report: SaleReport, click: Click, merchant: Merchant) -> Order:
@@ -217,35 +225,33 @@ def _same_currency(order: Order, report: SaleReport) -> Order:
 async def _apply(
     session: AsyncSession, settings: Settings, event: WebhookEvent, report: SaleReport, found: _Attribution
 ) -> None:
-    session.add(found.order)
-    await session.flush()
-    values = {
-        "order_id": found.order.id,
-        "kind": report.kind,
-        "occurred_at": report.occurred_at,
-        "sale_minor": report.sale_minor,
-        "commission_minor": report.commission_minor,
-        "currency": found.order.currency,
-    }
+    """Add the report to its order's and bring the order to what they fold to."""
+    order = found.order
+    known = [] if found.is_new else await _reports_of(session, order)
     # An event that is replayed says again what it said: its report is replaced, not added.
-    await session.execute(
-        insert(OrderReport)
-        .values(id=new_id(), webhook_event_id=event.id, **values)
-        .on_conflict_do_update(index_elements=[OrderReport.webhook_event_id], set_=values)
-    )
-    rows = await session.scalars(select(OrderReport).where(OrderReport.order_id == found.order.id))
-    folded = fold(
-        Report(row.webhook_event_id, row.kind, row.occurred_at, row.sale_minor, row.commission_minor) for row in rows
-    )
+    stored = next((row for row in known if row.webhook_event_id == event.id), None)
+    if stored is None:
+        stored = OrderReport(order_id=order.id, webhook_event_id=event.id, currency=order.currency)
+        known.append(stored)
+    stored.kind, stored.occurred_at = report.kind, report.occurred_at
+    stored.sale_minor, stored.commission_minor = report.sale_minor, report.commission_minor
     await follow_reports(
         session,
-        found.order,
-        folded,
+        order,
+        fold(
+            Report(row.webhook_event_id, row.kind, row.occurred_at, row.sale_minor, row.commission_minor)
+            for row in known
+        ),
         click=found.click,
         merchant=found.merchant,
         rounding=settings.cashback_rounding,
         now=datetime.now(UTC),
     )
+    session.add(stored)
+
+
+async def _reports_of(session: AsyncSession, order: Order) -> list[OrderReport]:
+    return list(await session.scalars(select(OrderReport).where(OrderReport.order_id == order.id)))
 
 
 async def _wake_orphans(session: AsyncSession, event: WebhookEvent) -> None:

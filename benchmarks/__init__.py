@@ -1,0 +1,1 @@
+"""Measurements anyone can repeat: `make bench`. Ratios against a baseline in the same run, never absolute promises."""
