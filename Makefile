@@ -47,8 +47,8 @@ lock: ## Resolve both requirements.lock files anew (ARGS=--upgrade for newer ver
 	"$$scratch/venv/bin/python" -m uv pip compile pyproject.toml --constraint requirements.lock $(LOCK_OPTIONS) \
 		--output-file deploy/requirements.lock
 
-bench: venv ## Measure this machine (ARGS=--help)
-	@$(PY) benchmarks/run.py $(ARGS)
+bench: venv ## Measure this machine against baselines in the same run (ONLY="offers sync webhooks")
+	@$(PY) -m benchmarks $(ONLY)
 
 clean: ## Remove .venv, caches and the development data in .data
 	@if [ -e .data/dev.json ]; then echo "Stop 'make run' first (was it killed? then remove .data/dev.json)." >&2; exit 1; fi

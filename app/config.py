@@ -3,6 +3,7 @@
 Nothing reads settings at import. Units are part of the name. A secret has a default in development only.
 """
 
+import base64
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal, Self
@@ -25,7 +26,14 @@ class Environment(StrEnum):
 class Settings(BaseSettings):
     """All settings. The variable's name is the field's name in upper case."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        # A refusal ends up in a log, and what it refuses may be a URL with a password.
+        hide_input_in_errors=True,
+    )
 
     environment: Environment = Field(Environment.PRODUCTION, description="`development` allows default secrets.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
@@ -116,6 +124,17 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: str) -> str:
         if not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must look like redis://:password@host:port/0")
+        return value
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _fernet_keys(cls, value: list[SecretStr]) -> list[SecretStr]:
+        try:
+            sizes = {len(base64.urlsafe_b64decode(key.get_secret_value())) for key in value}
+        except ValueError:  # binascii's, and that of characters beyond ASCII
+            sizes = set()
+        if sizes != {32}:
+            raise ValueError("must be one or more Fernet keys, comma separated; make one with: cashback new-key")
         return value
 
     @model_validator(mode="after")

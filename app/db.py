@@ -5,12 +5,13 @@ session (`ring_after_commit`) and announced only once the commit has succeeded.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import event, text
+from sqlalchemy import Dialect, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import Pool
 
@@ -84,6 +85,7 @@ def create_engine(settings: Settings, *, application_name: str, pool_size: int, 
         },
     )
     event.listen(created.sync_engine, "handle_error", _treat_as_disconnect)
+    event.listen(created.sync_engine, "do_connect", _connect)
     _count_connections(created.sync_engine.pool)
     return created
 
@@ -183,6 +185,14 @@ def constraint_name(error: BaseException) -> str | None:
 
 def _milliseconds(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
+
+
+def _connect(dialect: Dialect, _: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the driver's
+    """Connect; an unknown host, a missing socket and the like become a ConnectionError, which says what is at fault."""
+    try:
+        return dialect.connect(*arguments, **options)
+    except OSError as error:
+        raise ConnectionError("PostgreSQL cannot be reached") from error
 
 
 def _treat_as_disconnect(context: object) -> None:

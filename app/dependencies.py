@@ -1,11 +1,14 @@
-"""What routes ask for by type: settings, session, queue, the current customer, a staff role, a page."""
+"""What routes ask for by type: settings, session, queue, the current customer, a staff role, a page, idempotency."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Any
 
 from arq.connections import ArqRedis
-from fastapi import Depends, Query, Request, Security
+from fastapi import Depends, Header, Query, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer, OAuth2PasswordBearer
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
@@ -13,6 +16,8 @@ from app.db import get_db
 from app.errors import UnauthorizedError
 from app.models import Customer, CustomerStatus, StaffKey, StaffRole
 from app.services import staff
+from app.services.idempotency import KeyedRequest, answer_once, hash_request
+from app.services.passwords import Passwords
 from app.services.tokens import InvalidAccessTokenError, verify_access_token
 
 
@@ -23,16 +28,26 @@ class SignInRequiredError(UnauthorizedError):
     title = "Sign-in required"
 
 
-def get_settings(request: Request) -> Settings:
+# All of these are coroutines, also those that wait for nothing: FastAPI runs a plain function in a thread, which costs
+# more than most of our statements.
+
+
+async def get_settings(request: Request) -> Settings:
     """Return the settings the application was built with."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_arq_pool(request: Request) -> ArqRedis:
+async def get_arq_pool(request: Request) -> ArqRedis:
     """Return the Redis client that enqueues jobs."""
     pool: ArqRedis = request.app.state.arq_pool
     return pool
+
+
+async def get_passwords(request: Request) -> Passwords:
+    """Return what hashes this process's passwords."""
+    passwords: Passwords = request.app.state.passwords
+    return passwords
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
@@ -40,6 +55,7 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 # would see 200 first, and still see it if the commit then failed.
 SessionDep = Annotated[AsyncSession, Depends(get_db, scope="function")]
 ArqPoolDep = Annotated[ArqRedis, Depends(get_arq_pool)]
+PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
 
 _customer_scheme = OAuth2PasswordBearer(
     "/v1/auth/token", refreshUrl="/v1/auth/token", scheme_name="customer", auto_error=False
@@ -96,7 +112,7 @@ class PageRequest:
     cursor: str | None
 
 
-def get_page_request(
+async def get_page_request(
     limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 20,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
 ) -> PageRequest:
@@ -105,3 +121,62 @@ def get_page_request(
 
 
 PageDep = Annotated[PageRequest, Depends(get_page_request)]
+
+
+async def get_public_url(request: Request, settings: SettingsDep) -> str:
+    """Return the base of URLs that we hand out, without a slash at its end."""
+    return (settings.public_url or str(request.base_url)).rstrip("/")
+
+
+PublicUrlDep = Annotated[str, Depends(get_public_url)]
+
+
+class Idempotency:
+    """Answers a POST once for its Idempotency-Key and repeats that answer after; without the header it just answers."""
+
+    def __init__(self, session: AsyncSession, settings: Settings, request: KeyedRequest | None) -> None:
+        self.session = session
+        self.remember = timedelta(hours=settings.idempotency_key_hours)
+        self.request = request
+
+    async def run(
+        self, operation: Callable[[], Awaitable[Any]], model: type[BaseModel], *, status: int = 201
+    ) -> Response:
+        """Answer with `model` of what the operation returns. Raises its errors, which are not remembered."""
+        answer = await answer_once(
+            self.session,
+            request=self.request,
+            operation=operation,
+            model=model,
+            status=status,
+            remember=self.remember,
+        )
+        headers = {"Idempotency-Replayed": "true"} if answer.replayed else None
+        return Response(answer.body, answer.status, headers, media_type="application/json")
+
+
+async def get_idempotency(
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    customer: CurrentCustomer,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x20-\x7e]+$",
+            description="Makes a repeat harmless: the same key and body give the first answer again.",
+        ),
+    ] = None,
+) -> Idempotency:
+    """Read `Idempotency-Key` and what tells a repeat of this customer's request from another request."""
+    if key is None:
+        return Idempotency(session, settings, None)
+    target = f"{request.url.path}?{request.url.query}"
+    digest = hash_request(request.method, target, await request.body())
+    return Idempotency(session, settings, KeyedRequest(str(customer.id), key, digest))
+
+
+IdempotencyDep = Annotated[Idempotency, Depends(get_idempotency)]

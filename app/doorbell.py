@@ -7,6 +7,7 @@ speaks of is in PostgreSQL, and the sweep of `app/workers` finds it.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -50,7 +51,10 @@ def redis_settings(url: str) -> RedisSettings:
 def create_arq_pool(url: str) -> ArqRedis:
     """Build a Redis client that can enqueue jobs. It connects when first used, so a start needs no Redis."""
     pool = ConnectionPool.from_url(url, socket_connect_timeout=1, socket_timeout=1, health_check_interval=15)
-    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=DEFAULT_QUEUE)
+    client = ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=DEFAULT_QUEUE)
+    # Otherwise the client leaves the connections of a pool that it was given open when it is closed.
+    client.auto_close_connection_pool = True
+    return client
 
 
 class Doorbell:
@@ -60,21 +64,23 @@ class Doorbell:
         self._pool = pool
         self._waiting: dict[Ring, None] = {}
         self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to deliver, in the running event loop."""
-        self._task = asyncio.create_task(self._deliver_for_ever(), name="doorbell")
+        self._stopping.clear()
+        self._task = asyncio.create_task(self._deliver_until_stopped(), name="doorbell")
 
     async def stop(self) -> None:
-        """Deliver what is waiting, once, and end."""
+        """Deliver what is waiting, once, and end; a Redis that does not answer delays it by one enqueue's deadline."""
         if self._task is None:
             return
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        # Asked, not cancelled: the Redis client swallows a cancellation that comes in the middle of a command.
+        self._stopping.set()
+        self._wake.set()
+        await self._task
         self._task = None
-        await self._deliver_waiting()
 
     def ring(self, rings: Sequence[Ring]) -> None:
         """Take rings to deliver; equal ones that wait together are one."""
@@ -82,18 +88,25 @@ class Doorbell:
             self._waiting[ring] = None
         self._wake.set()
 
-    async def _deliver_for_ever(self) -> None:
+    async def _deliver_until_stopped(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            stopping = self._stopping.is_set()
             await self._deliver_waiting()
-            await asyncio.sleep(_SLOT_SECONDS)
+            if stopping:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SLOT_SECONDS):
+                    await self._stopping.wait()
 
     async def _deliver_waiting(self) -> None:
-        rings, self._waiting = self._waiting, {}
+        rings = deque(self._waiting)
+        self._waiting = {}
         slot = int(time.time() / _SLOT_SECONDS)
-        for ring in rings:
-            try:
+        try:
+            while rings:
+                ring = rings[0]
                 async with asyncio.timeout(_ENQUEUE_TIMEOUT_SECONDS):
                     await self._pool.enqueue_job(
                         ring.task,
@@ -101,14 +114,16 @@ class Doorbell:
                         _job_id=":".join((ring.task, *ring.args, str(slot))),
                         _queue_name=_QUEUES.get(ring.task, DEFAULT_QUEUE),
                     )
-            except (RedisError, OSError, TimeoutError) as error:
-                metrics.RINGS.labels(ring.task, "failed").inc()
-                logger.warning(
-                    "doorbell not answered; the sweep will find the work",
-                    extra={"task": ring.task, "task_args": ring.args, "error": type(error).__name__},
-                )
-            else:
                 metrics.RINGS.labels(ring.task, "delivered").inc()
+                rings.popleft()
+        except (RedisError, OSError, TimeoutError) as error:
+            # The others would wait as long, as much in vain.
+            for ring in rings:
+                metrics.RINGS.labels(ring.task, "failed").inc()
+            logger.warning(
+                "doorbell not answered; the sweep will find the work",
+                extra={"rings": len(rings), "task": rings[0].task, "error": type(error).__name__},
+            )
 
 
 async def ping(pool: Redis) -> None:

@@ -4,6 +4,7 @@ A service raises a subclass that it defines beside itself; one handler (`app/mai
 `application/problem+json`. This module knows no web framework.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, TypedDict
 
 
@@ -29,6 +30,8 @@ class AppError(Exception):
         self.detail = detail
         self.errors = errors
         self.headers = headers
+        # Members that this kind of problem has beyond the common ones (RFC 9457, section 3.2).
+        self.members: dict[str, str] = {}
 
 
 class NotFoundError(AppError):
@@ -94,8 +97,9 @@ def problem(
     instance: str,
     request_id: str | None,
     errors: list[FieldError] | None = None,
+    members: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
-    """Build the members of a problem document (RFC 9457) with our `code`, `request_id` and `errors`."""
+    """Build the members of a problem document (RFC 9457) with our `code`, `request_id`, `errors`, and others."""
     document: dict[str, object] = {
         "type": f"urn:cashback:problem:{code}",
         "title": title,
@@ -107,4 +111,4 @@ def problem(
     }
     if errors is not None:
         document["errors"] = errors
-    return document
+    return {**(members or {}), **document}

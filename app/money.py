@@ -5,7 +5,7 @@ not listed below have two.
 """
 
 import re
-from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import Literal
 
 Rounding = Literal["half_even", "floor"]
@@ -21,7 +21,9 @@ _DIGITS_OF_CURRENCIES = {
 }
 _MINOR_DIGITS = {code: digits for digits, codes in _DIGITS_OF_CURRENCIES.items() for code in codes.split()}
 _CURRENCY = re.compile(r"[A-Z]{3}")
-_PLAIN_DECIMAL = re.compile(r"[+-]?\d{1,20}(\.\d{1,10})?")
+_PLAIN_DECIMAL = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,10})?")
+# Room for every digit of the pattern: the default context would round the last ones away unseen.
+_EXACT = Context(prec=40)
 _ROUNDING = {"half_even": ROUND_HALF_EVEN, "floor": ROUND_FLOOR}
 
 
@@ -53,14 +55,13 @@ def parse_decimal(text: object, currency: str) -> int:
     than the currency has (unless they are zeros), and amounts beyond 64 bits.
     """
     if isinstance(text, bool) or not isinstance(text, str | int):
-        raise MoneyError(f"{text!r} is not a decimal amount in text")
+        raise MoneyError(f"a {type(text).__name__} is not a decimal amount in text")
+    if isinstance(text, int) and abs(text) > MAX_MINOR:
+        raise MoneyError("the amount is too large")
     plain = str(text).strip()
     if not _PLAIN_DECIMAL.fullmatch(plain):
         raise MoneyError(f"{plain[:40]!r} is not a plain decimal amount")
-    try:
-        scaled = Decimal(plain).scaleb(minor_digits(currency))
-    except InvalidOperation as error:  # pragma: no cover - the pattern above leaves nothing to refuse
-        raise MoneyError(f"{plain[:40]!r} is not a decimal amount") from error
+    scaled = Decimal(plain).scaleb(minor_digits(currency), _EXACT)
     if scaled != scaled.to_integral_value():
         raise MoneyError(f"{plain!r} has more decimals than {currency} has")
     minor = int(scaled)

@@ -68,12 +68,7 @@ async def to_wallet_ms(database_url: str, count: int) -> list[float]:
     connection = await asyncpg.connect(database_url)
     try:
         async with asyncio.timeout(120):
-            while (
-                await connection.fetchval(
-                    "SELECT count(*) FROM webhook_events WHERE status = 'processed'"
-                )
-                < count
-            ):
+            while await connection.fetchval("SELECT count(*) FROM webhook_events WHERE status = 'processed'") < count:
                 await asyncio.sleep(0.1)
         rows = await connection.fetch(
             "SELECT extract(epoch FROM processed_at - received_at) * 1000 AS ms FROM webhook_events"

@@ -5,6 +5,7 @@ for races, workers and everything else where a commit must really happen.
 """
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -32,6 +33,8 @@ _servers = pytest.StashKey[ExitStack]()
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("PYTEST_XDIST_WORKER") is None and not config.getoption("collectonly"):
         config.stash[_servers] = start_servers()
+        # As Ctrl-C does: end the run, and with it the servers. By default SIGTERM would leave them behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -52,6 +55,8 @@ def make_settings(*, database_url: str, redis_url: str, **changes: object) -> Se
         "allow_private_feeds": True,
         "frontend_origins": ["https://shop.example"],
         "shutdown_grace_seconds": 5,
+        # A crowd of requests on a busy machine shall wait for a connection, not fail.
+        "db_pool_timeout_seconds": 30.0,
         **changes,
     }
     return Settings(_env_file=None, database_url=database_url, redis_url=redis_url, **values)  # type: ignore[arg-type]

@@ -2,9 +2,22 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Computed, ForeignKey, Identity, Index, Select, UniqueConstraint, or_, select
+from sqlalchemy import (
+    BindParameter,
+    CheckConstraint,
+    Computed,
+    ForeignKey,
+    Identity,
+    Index,
+    Select,
+    SQLColumnExpression,
+    UniqueConstraint,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -103,8 +116,11 @@ class Rate(Base):
     created_at: Mapped[datetime] = created_at()
 
     @classmethod
-    def in_force(cls, merchant_id: int, at: datetime) -> Select["Rate"]:
-        """Select the merchant's rate at a moment: of several, the one that began last."""
+    def in_force(cls, merchant_id: int | SQLColumnExpression[int], at: datetime | BindParameter[Any]) -> Select["Rate"]:
+        """Select the merchant's rate at a moment: of several, the one that began last.
+
+        With a column in place of the id it is the inside of a LATERAL join.
+        """
         return (
             select(cls)
             .where(cls.merchant_id == merchant_id, cls.valid_from <= at, or_(cls.valid_to.is_(None), cls.valid_to > at))

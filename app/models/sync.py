@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index
+from sqlalchemy import CheckConstraint, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, minor, one_of, primary_key_uuid, updated_at
@@ -85,6 +85,8 @@ class SyncRun(Base):
     rejected_samples: Mapped[list[dict[str, Any]]] = mapped_column(default=list, server_default="[]")
     error: Mapped[str | None]
     tries: Mapped[int] = mapped_column(default=0, server_default="0")
+    # Which claim of the run is the valid one: a worker that was taken for dead can write nothing more.
+    attempt_id: Mapped[UUID | None]
     created_at: Mapped[datetime] = created_at()
     started_at: Mapped[datetime | None]
     # Renewed while the run works; a running row whose heartbeat is old lost its worker.
@@ -96,10 +98,11 @@ class OfferStaging(Base):
     """Rows of a running sync on their way into `offers`. Unlogged: a crash loses them and the run starts again."""
 
     __tablename__ = "offer_staging"
-    __table_args__ = (Index(None, "run_id", "external_id"), {"prefixes": ["UNLOGGED"]})
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
 
-    seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    run_id: Mapped[UUID]
+    # Of the run's present claim, so that rows of a lost worker never mix with those of the next.
+    attempt_id: Mapped[UUID] = mapped_column(primary_key=True)
+    row_number: Mapped[int] = mapped_column(primary_key=True)
     offer_id: Mapped[UUID]
     external_id: Mapped[str]
     title: Mapped[str]

@@ -2,6 +2,37 @@
 
 from fastapi import APIRouter
 
-from app.routers import health
+from app.routers import (
+    admin_catalogue,
+    admin_webhooks,
+    auth,
+    catalogue,
+    clicks,
+    customers,
+    feeds,
+    health,
+    orders,
+    report,
+    sources,
+    sync,
+    wallets,
+    webhooks,
+)
 
-ROUTERS: tuple[APIRouter, ...] = (health.router,)
+# In the order the /docs page shows them.
+ROUTERS: tuple[APIRouter, ...] = (
+    customers.router,
+    auth.router,
+    catalogue.router,
+    clicks.router,
+    wallets.router,
+    orders.router,
+    webhooks.router,
+    admin_catalogue.router,
+    sources.router,
+    feeds.router,
+    admin_webhooks.router,
+    sync.router,
+    report.router,
+    health.router,
+)

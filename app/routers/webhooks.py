@@ -15,9 +15,6 @@ from app.services.webhooks.intake import Delivery
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
-# Larger than any batch a network sends, and small enough to hold a few hundred in memory.
-MAX_BODY_BYTES = 262_144
-
 SourceKey = Annotated[str, Path(min_length=1, max_length=200, description="The unguessable key of the source.")]
 
 _SIGNATURE_HEADERS = [
@@ -48,7 +45,6 @@ _BODY = {
     "/{source_key}",
     status_code=202,
     summary="Report a sale",
-    max_body_size=MAX_BODY_BYTES,
     responses=problems(401, 404, 409, 413),
     openapi_extra=_BODY,
 )

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,7 +26,8 @@ class InvalidCursorError(InvalidRequestError):
 
 def encode_cursor(*key: str | int | UUID | datetime) -> str:
     """Return the cursor that continues after the row with this sort key."""
-    return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
+    # asyncpg has a UUID class of its own, which orjson does not know.
+    return base64.urlsafe_b64encode(orjson.dumps(key, default=str)).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, *types: type) -> list[Any]:
@@ -39,7 +40,7 @@ def decode_cursor(cursor: str, *types: type) -> list[Any]:
         if not isinstance(raw, list) or len(raw) != len(types):
             raise InvalidCursorError
         return [_restore(value, kind) for value, kind in zip(raw, types, strict=True)]
-    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
         raise InvalidCursorError from error
 
 
@@ -48,7 +49,8 @@ def _restore(value: object, kind: type) -> object:
         moment = datetime.fromisoformat(str(value))
         if moment.tzinfo is None:
             raise InvalidCursorError
-        return moment
+        # Here and not in the driver: the first and last hours of the calendar have no time in UTC.
+        return moment.astimezone(UTC)
     if kind is UUID:
         return UUID(str(value))
     if kind is int and isinstance(value, bool | float):

@@ -2,10 +2,12 @@
 
 from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
+from app.workers.housekeeping import forget_expired
 from app.workers.ledger import verify_ledger
 from app.workers.orders import release_payable
 from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
+from app.workers.sync import clear_abandoned_staging, merchant_sync, queue_due_syncs, sweep_syncs
 from app.workers.tasks import job
 from app.workers.webhooks import webhook_drain
 
@@ -30,10 +32,22 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
                     Scheduled("release_payable", 60, release_payable),
                     Scheduled("verify_ledger", _HOUR, verify_ledger),
+                    Scheduled("forget_expired", _HOUR, forget_expired),
                 ),
                 max_jobs=10,
             )
         case "sync":
-            return WorkerKind(name="sync", queue=SYNC_QUEUE, functions=(), schedule=(), max_jobs=5)
+            return WorkerKind(
+                name="sync",
+                queue=SYNC_QUEUE,
+                # Above what a sync gives itself, so that it ends by its own rules.
+                functions=(job(merchant_sync(settings), timeout_seconds=settings.feed_max_seconds + 60),),
+                schedule=(
+                    Scheduled("queue_due_syncs", settings.sweep_interval_seconds, queue_due_syncs),
+                    Scheduled("sweep_syncs", settings.sweep_interval_seconds, sweep_syncs),
+                    Scheduled("clear_abandoned_staging", _HOUR, clear_abandoned_staging),
+                ),
+                max_jobs=5,
+            )
         case _:
             raise ValueError(f"there is no worker {name!r}; choose one of {', '.join(WORKER_NAMES)}")

@@ -117,8 +117,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_idempotency_keys_expires_at"), "idempotency_keys", ["expires_at"], unique=False)
     op.create_table(
         "offer_staging",
-        sa.Column("seq", sa.BigInteger(), sa.Identity(always=False), nullable=False),
-        sa.Column("run_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt_id", sa.Uuid(), nullable=False),
+        sa.Column("row_number", sa.Integer(), nullable=False),
         sa.Column("offer_id", sa.Uuid(), nullable=False),
         sa.Column("external_id", sa.Text(), nullable=False),
         sa.Column("title", sa.Text(), nullable=False),
@@ -132,11 +132,8 @@ def upgrade() -> None:
         sa.Column("price_max_minor", sa.BigInteger(), nullable=False),
         sa.Column("available", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_offer_staging")),
+        sa.PrimaryKeyConstraint("attempt_id", "row_number", name=op.f("pk_offer_staging")),
         prefixes=["UNLOGGED"],
-    )
-    op.create_index(
-        op.f("ix_offer_staging_run_id_external_id"), "offer_staging", ["run_id", "external_id"], unique=False
     )
     op.create_table(
         "sources",
@@ -406,6 +403,7 @@ def upgrade() -> None:
         ),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("attempt_id", sa.Uuid(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=True),
@@ -622,7 +620,6 @@ def downgrade() -> None:
     op.drop_table("transfers")
     op.drop_table("staff_keys")
     op.drop_table("sources")
-    op.drop_index(op.f("ix_offer_staging_run_id_external_id"), table_name="offer_staging")
     op.drop_table("offer_staging")
     op.drop_index(op.f("ix_idempotency_keys_expires_at"), table_name="idempotency_keys")
     op.drop_table("idempotency_keys")

@@ -92,8 +92,9 @@ async def test_a_new_amount_moves_the_difference(world: World) -> None:
     assert await world.wallet() == (3_000, 0)
 
 
-async def test_an_event_before_its_order_waits_and_is_applied_then(world: World) -> None:
-    early = await world.post("approved", click_id=None)
+@pytest.mark.parametrize("with_click", [True, False])
+async def test_an_event_before_its_order_waits_and_is_applied_then(world: World, *, with_click: bool) -> None:
+    early = await world.post("approved", click_id=world.click.id if with_click else None)
     await world.drain()
     assert (await world.event(early.json()["event_id"])).status is WebhookStatus.ORPHANED
     await world.post("created", amount=100_000, commission=8_000, at=datetime.now(UTC) - timedelta(hours=1))

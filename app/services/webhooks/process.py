@@ -179,8 +179,9 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
 
 
 def _new_order(source: Source, report: SaleReport, click: Click, merchant: Merchant) -> Order:
-    if report.currency is None:
-        raise PayloadError("currency: missing in the first report of an order")
+    if report.currency is None or report.sale_minor is None or report.commission_minor is None:
+        # An approval that came before its sale: it waits, and is woken by the order's creation.
+        raise _orphan(f"no order {report.external_order_id!r} yet, and no amounts to make one of")
     if report.occurred_at > click.expires_at:
         raise _quarantine(f"the sale is later than click {click.id} counts ({click.expires_at:%Y-%m-%d})")
     if report.currency != click.currency and needs_merchant_currency(click):

@@ -1,0 +1,37 @@
+"""Customers register, and manage their own account."""
+
+from fastapi import APIRouter, status
+
+from app.dependencies import CurrentCustomer, PasswordsDep, SessionDep
+from app.openapi import problems
+from app.schemas.customers import CustomerProfile, CustomerRegistration, ProfileChange
+from app.services import customers
+
+router = APIRouter(prefix="/v1", tags=["customers"])
+
+
+@router.post("/customers", status_code=status.HTTP_201_CREATED, summary="Register", responses=problems(409, 413))
+async def register(session: SessionDep, passwords: PasswordsDep, body: CustomerRegistration) -> CustomerProfile:
+    """Make an account. Sign in with `POST /v1/auth/token` afterwards."""
+    return CustomerProfile.model_validate(await customers.register(session, passwords, registration=body))
+
+
+@router.get("/me", summary="Who am I?", responses=problems(401))
+async def get_me(customer: CurrentCustomer) -> CustomerProfile:
+    """Return the customer that the access token belongs to."""
+    return CustomerProfile.model_validate(customer)
+
+
+@router.patch("/me", summary="Change my profile", responses=problems(401, 413))
+async def change_me(session: SessionDep, customer: CurrentCustomer, body: ProfileChange) -> CustomerProfile:
+    """Change what the body names; what it leaves out stays."""
+    return CustomerProfile.model_validate(await customers.change_profile(session, customer=customer, change=body))
+
+
+@router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, summary="Close my account", responses=problems(401, 409))
+async def close_me(session: SessionDep, customer: CurrentCustomer) -> None:
+    """Close the account for good: every sign-in ends at once, name and address are removed, the books stay.
+
+    The address may be registered again, as a new customer.
+    """
+    await customers.close_account(session, customer=customer)

@@ -1,0 +1,247 @@
+"""Clicks: a customer leaves for a merchant, and the rate in force is promised."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import Row, Select, and_, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+
+from app.config import Settings
+from app.errors import ConflictError, ForbiddenError, NotFoundError
+from app.ids import new_id
+from app.models import Click, Customer, CustomerStatus, Merchant, MerchantStatus, Offer, Rate, Source, SourceStatus
+from app.schemas.catalogue import RateRead
+from app.schemas.clicks import ClickPage, ClickRead
+from app.services.catalogue import MerchantNotFoundError
+from app.services.click_targets import target_url
+from app.services.pagination import cut_page, decode_cursor, encode_cursor
+
+_Way: TypeAlias = Row[*tuple[Any, ...]]
+
+
+class CustomerFrozenError(ForbiddenError):
+    """A frozen customer earns nothing, so nothing may be promised."""
+
+    code = "customer_frozen"
+    title = "Account frozen"
+
+    def __init__(self) -> None:
+        super().__init__("This account is frozen: it earns no cashback at present.")
+
+
+class MerchantClosedError(NotFoundError):
+    """The merchant has left."""
+
+    code = "merchant_closed"
+    title = "Merchant closed"
+
+    def __init__(self, merchant_id: int) -> None:
+        super().__init__(f"The merchant {merchant_id} is no longer with us.")
+
+
+class MerchantPausedError(ConflictError):
+    """The merchant takes no clicks for now."""
+
+    code = "merchant_paused"
+    title = "Merchant paused"
+
+    def __init__(self, merchant_id: int) -> None:
+        super().__init__(f"The merchant {merchant_id} is paused: it takes no clicks at present.")
+
+
+class MerchantWithoutRateError(ConflictError):
+    """No rate is in force, so no cashback can be promised."""
+
+    code = "merchant_without_rate"
+    title = "No cashback at present"
+
+    def __init__(self, merchant_id: int) -> None:
+        super().__init__(f"The merchant {merchant_id} has no cashback rate at present.")
+
+
+class MerchantWithoutSourceError(ConflictError):
+    """Nobody would report a sale, so none can be credited."""
+
+    code = "merchant_without_source"
+    title = "Merchant not tracked"
+
+    def __init__(self, merchant_id: int) -> None:
+        super().__init__(f"Sales of the merchant {merchant_id} are not reported to us at present.")
+
+
+class OfferNotFoundError(NotFoundError):
+    """No offer has this id."""
+
+    code = "offer_not_found"
+    title = "Offer not found"
+
+    def __init__(self, offer_id: UUID) -> None:
+        super().__init__(f"There is no offer {offer_id}.")
+
+
+class OfferRemovedError(NotFoundError):
+    """The offer is no longer in the merchant's feed."""
+
+    code = "offer_removed"
+    title = "Offer removed"
+
+    def __init__(self, offer_id: UUID) -> None:
+        super().__init__(f"The merchant no longer has the offer {offer_id}.")
+
+
+class OfferOfOtherMerchantError(ConflictError):
+    """The offer exists, at another merchant."""
+
+    code = "offer_of_other_merchant"
+    title = "Offer of another merchant"
+
+    def __init__(self, offer_id: UUID, merchant_id: int) -> None:
+        super().__init__(f"The offer {offer_id} is not one of the merchant {merchant_id}.")
+
+
+class ClickNotFoundError(NotFoundError):
+    """No click has this id."""
+
+    code = "click_not_found"
+    title = "Click not found"
+
+    def __init__(self, click_id: UUID) -> None:
+        super().__init__(f"There is no click {click_id}.")
+
+
+async def create_click(
+    session: AsyncSession,
+    *,
+    settings: Settings,
+    public_url: str,
+    customer: Customer,
+    merchant_id: int,
+    offer_id: UUID | None = None,
+) -> ClickRead:
+    """Record a click with the rate in force now; `public_url` is the base of its `redirect_url`.
+
+    Raises one of the errors above, MerchantNotFoundError or InvalidTargetError.
+    """
+    if customer.status is not CustomerStatus.ACTIVE:
+        raise CustomerFrozenError
+    now = datetime.now(UTC)
+    way = await _find_way(session, merchant_id=merchant_id, offer_id=offer_id, at=now)
+    click_id = new_id()
+    click = Click(
+        id=click_id,
+        customer_id=customer.id,
+        merchant_id=merchant_id,
+        offer_id=offer_id,
+        target_url=target_url(
+            tracking_url=way.tracking_url,
+            deeplink_parameter=way.deeplink_parameter,
+            offer_url=way.offer_url,
+            subid_parameter=way.subid_parameter,
+            subid=str(click_id),
+        ),
+        rate_kind=way.kind,
+        rate_basis_points=way.basis_points,
+        rate_fixed_minor=way.fixed_minor,
+        rate_cap_minor=way.cap_minor,
+        currency=way.currency,
+        created_at=now,
+        expires_at=now + timedelta(days=settings.click_lifetime_days),
+    )
+    session.add(click)
+    await session.flush()
+    return _read(click, public_url)
+
+
+async def get_target_url(session: AsyncSession, *, click_id: UUID) -> str:
+    """Return where a click leads. Raises ClickNotFoundError."""
+    target = await session.scalar(select(Click.target_url).where(Click.id == click_id))
+    if target is None:
+        raise ClickNotFoundError(click_id)
+    return target
+
+
+async def list_clicks(
+    session: AsyncSession, *, customer_id: UUID, public_url: str, limit: int, cursor: str | None
+) -> ClickPage:
+    """Return a customer's clicks, newest first. Raises InvalidCursorError."""
+    statement = select(Click).where(Click.customer_id == customer_id).order_by(Click.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        (after,) = decode_cursor(cursor, UUID)
+        statement = statement.where(Click.id < after)
+    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    items = [_read(click, public_url) for click in rows]
+    return ClickPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+
+
+async def _find_way(session: AsyncSession, *, merchant_id: int, offer_id: UUID | None, at: datetime) -> _Way:
+    """Return merchant, rate, source and offer of a click in one row, or raise what stands in its way."""
+    rate = aliased(Rate, Rate.in_force(merchant_id, at).subquery())
+    statement: Select[*tuple[Any, ...]] = (
+        select(
+            Merchant.status,
+            Merchant.currency,
+            Merchant.tracking_url,
+            Merchant.deeplink_parameter,
+            Source.subid_parameter,
+            rate.kind,
+            rate.basis_points,
+            rate.fixed_minor,
+            rate.cap_minor,
+            Offer.id.label("offer_id"),
+            Offer.merchant_id.label("offer_merchant_id"),
+            Offer.url.label("offer_url"),
+            Offer.removed_at,
+        )
+        .outerjoin(Source, and_(Source.id == Merchant.source_id, Source.status == SourceStatus.ACTIVE))
+        .outerjoin(rate, true())
+        .outerjoin(Offer, Offer.id == offer_id)
+        .where(Merchant.id == merchant_id)
+    )
+    row = (await session.execute(statement)).one_or_none()
+    if row is None:
+        raise MerchantNotFoundError(merchant_id)
+    _refuse_merchant(row, merchant_id)
+    if offer_id is not None:
+        _refuse_offer(row, merchant_id, offer_id)
+    return row
+
+
+def _refuse_merchant(row: _Way, merchant_id: int) -> None:
+    if row.status is MerchantStatus.CLOSED:
+        raise MerchantClosedError(merchant_id)
+    if row.status is MerchantStatus.PAUSED:
+        raise MerchantPausedError(merchant_id)
+    if row.kind is None:
+        raise MerchantWithoutRateError(merchant_id)
+    if row.subid_parameter is None:
+        raise MerchantWithoutSourceError(merchant_id)
+
+
+def _refuse_offer(row: _Way, merchant_id: int, offer_id: UUID) -> None:
+    if row.offer_id is None:
+        raise OfferNotFoundError(offer_id)
+    if row.offer_merchant_id != merchant_id:
+        raise OfferOfOtherMerchantError(offer_id, merchant_id)
+    if row.removed_at is not None:
+        raise OfferRemovedError(offer_id)
+
+
+def _read(click: Click, public_url: str) -> ClickRead:
+    rate = RateRead.of(
+        kind=click.rate_kind,
+        basis_points=click.rate_basis_points,
+        fixed_minor=click.rate_fixed_minor,
+        cap_minor=click.rate_cap_minor,
+        currency=click.currency,
+    )
+    return ClickRead(
+        id=click.id,
+        merchant_id=click.merchant_id,
+        offer_id=click.offer_id,
+        redirect_url=f"{public_url}/r/{click.id}",
+        rate=rate,
+        created_at=click.created_at,
+        expires_at=click.expires_at,
+    )

@@ -1,0 +1,261 @@
+"""HTTP for feeds: only to addresses that were judged, only what was promised, and never more than is asked for.
+
+Each hop's host is resolved and judged here and the request goes to the address itself, with the name in the Host
+header and in TLS; so redirects and rebinding lead nowhere new. Redirects are followed by hand for that reason.
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from ssl import SSLContext
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from app.services.sync.addresses import Resolve, find_addresses, system_resolve
+from app.services.sync.errors import FetchError, ForbiddenAddressError
+from app.services.sync.gunzip import Gunzip
+
+logger = logging.getLogger(__name__)
+
+_MOST_REDIRECTS = 5
+_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_LONGEST_RETRY_AFTER_SECONDS = 30.0
+_ACCEPTED_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
+_ADVICE = {
+    401: " Check the user name and password in the feed's URL.",
+    403: " Check the credentials in the feed's URL, and whether the server lets us in.",
+    404: " Check the feed's URL.",
+    410: " Check the feed's URL.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a server calls a version of a document."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How a fetch ended: where (after redirects), and with which version, or that nothing is newer."""
+
+    url: str
+    validators: Validators
+    not_modified: bool = False
+
+
+class _RetryError(Exception):
+    """The same request may succeed in a moment; the cause says what happened."""
+
+    def __init__(self, error: FetchError, after_seconds: float = 0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.after_seconds = after_seconds
+
+
+class Fetcher:
+    """Fetches the documents of one feed. Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool,
+        timeout_seconds: float,
+        resolve: Resolve = system_resolve,
+        retry_seconds: tuple[float, ...] = (0.5, 2.0),
+    ) -> None:
+        self._allow_private = allow_private
+        self._timeout_seconds = timeout_seconds
+        self._resolve = resolve
+        self._retry_seconds = retry_seconds
+        self._stack = AsyncExitStack()
+        self._hosts: dict[tuple[str, int], tuple[httpx.AsyncHTTPTransport, list[str]]] = {}
+        self._credentials: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def fetch(self, url: str, *, write: Callable[[bytes], None], validators: Validators | None = None) -> Fetched:
+        """Hand a document to `write`, piece by piece, decompressed; with `validators`, only when it is newer.
+
+        Tries again what failed before its first byte. Raises FetchError, and what `write` raises.
+        """
+        waits = list(self._retry_seconds)
+        while True:
+            try:
+                return await self._fetch_once(url, write, validators)
+            except _RetryError as failure:
+                if not waits:
+                    raise failure.error from None
+                seconds = max(waits.pop(0), min(failure.after_seconds, _LONGEST_RETRY_AFTER_SECONDS))
+                logger.info("feed's server is asked again", extra={"reason": str(failure), "after_seconds": seconds})
+                await asyncio.sleep(seconds)
+
+    async def _fetch_once(self, url: str, write: Callable[[bytes], None], validators: Validators | None) -> Fetched:
+        async with self._open(url, _conditions(validators)) as (final, response):
+            _require_success(final, response, conditional=validators is not None)
+            version = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
+            if response.status_code == HTTPStatus.NOT_MODIFIED:
+                return Fetched(str(final), version, not_modified=True)
+            try:
+                await _read(response, write)
+            except httpx.TransportError as error:
+                raise FetchError(f"{_origin(final)} broke off: {self._describe(error)}") from None
+            return Fetched(str(final), version)
+
+    @asynccontextmanager
+    async def _open(self, start: str, headers: dict[str, str]) -> AsyncIterator[tuple[httpx.URL, httpx.Response]]:
+        """Send the request and follow redirects; yield the last address and its answer."""
+        url = _parse(start)
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = await self._send(url, headers)
+            if not response.has_redirect_location:
+                try:
+                    yield url, response
+                finally:
+                    await response.aclose()
+                return
+            await response.aclose()
+            url = _parse(response.headers["Location"], base=url)
+        raise FetchError(f"{_origin(url)} redirects more than {_MOST_REDIRECTS} times.")
+
+    async def _send(self, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
+        transport, addresses = await self._host(url)
+        headers = {**headers, "Host": url.netloc.decode("ascii"), **self._authorization(url)}
+        failure: httpx.TransportError | None = None
+        for address in addresses:
+            request = httpx.Request(
+                "GET",
+                url.copy_with(host=address, userinfo=b"", fragment=None),
+                headers=headers,
+                extensions={
+                    "sni_hostname": url.raw_host.decode("ascii"),
+                    "timeout": httpx.Timeout(self._timeout_seconds).as_dict(),
+                },
+            )
+            try:
+                # Not through httpx's client, which looks at where a redirect leads even when it shall not follow.
+                return await transport.handle_async_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+            except httpx.TransportError as error:
+                failure = error
+                break
+        message = self._describe(failure) if failure else "it has no address"
+        raise _RetryError(FetchError(f"{_origin(url)} does not answer: {message}"))
+
+    async def _host(self, url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, list[str]]:
+        """Return a host's own pool of connections, and where the host is."""
+        host = url.raw_host.decode("ascii")
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if (known := self._hosts.get((host, port))) is None:
+            addresses = await find_addresses(
+                host,
+                port,
+                allow_private=self._allow_private,
+                timeout_seconds=self._timeout_seconds,
+                resolve=self._resolve,
+            )
+            transport = await self._stack.enter_async_context(httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False))
+            known = self._hosts[host, port] = (transport, addresses)
+        return known
+
+    def _authorization(self, url: httpx.URL) -> dict[str, str]:
+        """Return the header for user info that this URL, or an earlier one of the same origin, carried."""
+        if url.userinfo:
+            pair = f"{url.username}:{url.password}".encode()
+            self._credentials[_origin(url)] = f"Basic {base64.b64encode(pair).decode()}"
+        known = self._credentials.get(_origin(url))
+        return {"Authorization": known} if known else {}
+
+    def _describe(self, error: httpx.TransportError) -> str:
+        if isinstance(error, httpx.TimeoutException):
+            return f"nothing came for {self._timeout_seconds:g} s."
+        # Of httpx, h11 and OpenSSL; none of them quotes a URL.
+        return f"{str(error)[:200] or type(error).__name__}."
+
+
+async def _read(response: httpx.Response, write: Callable[[bytes], None]) -> None:
+    # Two layers: a server may compress a file that is compressed.
+    outer, inner = Gunzip(), Gunzip()
+
+    async def take(data: bytes) -> None:
+        for piece in inner.decode(data):
+            write(piece)
+            # A little data can unpack to very much; other tasks come in between.
+            await asyncio.sleep(0)
+
+    async for chunk in response.aiter_raw():
+        for piece in outer.decode(chunk):
+            await take(piece)
+    for piece in outer.finish():
+        await take(piece)
+    for piece in inner.finish():
+        write(piece)
+
+
+def _conditions(validators: Validators | None) -> dict[str, str]:
+    headers = {"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "cashback-feed-sync/1.0"}
+    if validators is not None and validators.etag:
+        headers["If-None-Match"] = validators.etag
+    if validators is not None and validators.last_modified:
+        headers["If-Modified-Since"] = validators.last_modified
+    return headers
+
+
+def _require_success(url: httpx.URL, response: httpx.Response, *, conditional: bool) -> None:
+    status = response.status_code
+    if status == HTTPStatus.OK:
+        encodings = {part.strip().lower() for part in response.headers.get("Content-Encoding", "").split(",")}
+        if not encodings <= _ACCEPTED_ENCODINGS:
+            raise FetchError(f"{_origin(url)} encodes its answer in a way that was not asked for; gzip is understood.")
+        return
+    if status == HTTPStatus.NOT_MODIFIED and conditional:
+        return
+    error = FetchError(f"{_origin(url)} answered {status} {_phrase(status)}.{_ADVICE.get(status, '')}")
+    if status in _RETRIED_STATUSES:
+        after = response.headers.get("Retry-After", "")
+        raise _RetryError(error, float(after) if after.isascii() and after.isdecimal() and len(after) < 6 else 0)
+    raise error
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "(unknown)"
+
+
+def _parse(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        url = httpx.URL(text) if base is None else base.join(text)
+    except (httpx.InvalidURL, ValueError):
+        url = httpx.URL()
+    if url.scheme not in {"http", "https"} or not url.raw_host:
+        where = "The feed's URL" if base is None else f"{_origin(base)} redirects to an address that"
+        raise ForbiddenAddressError(f"{where} is not an http or https address.")
+    return url
+
+
+def _origin(url: httpx.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+
+@cache
+def _tls() -> SSLContext:
+    # Reading the certificate authorities takes longer than many a feed.
+    return httpx.create_ssl_context()

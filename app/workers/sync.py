@@ -1,0 +1,198 @@
+"""The sync worker's jobs: sync one merchant, and look for what is due, forgotten or left behind."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from time import perf_counter
+from typing import Any
+from uuid import UUID
+
+from app import metrics
+from app.config import Settings
+from app.db import is_unavailable, transaction
+from app.logs import bound_request_id, request_id_var
+from app.models import SyncStatus
+from app.services.sync import feeds, runs, staging
+from app.services.sync.apply import Changes, apply_staged, count_live
+from app.services.sync.errors import FeedError
+from app.services.sync.offers import StagedRow
+from app.services.sync.runs import Claim, ClaimLostError
+from app.services.sync.stream import stream_feed
+from app.services.sync.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+# How often progress is shown; a heartbeat counts as lost after thirty of them (`runs.STALE`).
+_HEARTBEAT_SECONDS = 1.0
+# Each keeps a core of the database busy; more at a time end no sooner and slow everybody else down.
+_APPLIES_AT_ONCE = 1
+_STATEMENT_SECONDS = 600
+_GOODBYE_SECONDS = 5.0
+
+
+def merchant_sync(settings: Settings) -> Callable[[str], Coroutine[Any, Any, None]]:
+    """Return the job `sync_merchant` of one worker process."""
+    applying = asyncio.Semaphore(_APPLIES_AT_ONCE)
+
+    async def sync_merchant(run_id: str) -> None:
+        """Sync a run's merchant, unless the run is done or somebody else's."""
+        async with transaction() as session:
+            claim = await runs.claim(session, run_id=UUID(run_id))
+        if claim is not None:
+            with bound_request_id(claim.request_id or request_id_var.get()):
+                await _work(settings, claim, applying)
+
+    return sync_merchant
+
+
+async def queue_due_syncs() -> int:
+    """Queue a sync for each merchant whose feed is due."""
+    async with transaction() as session:
+        return await feeds.queue_due(session, request_id=request_id_var.get())
+
+
+async def sweep_syncs() -> int:
+    """Ring for syncs whose ring or worker was lost."""
+    async with transaction() as session:
+        return await runs.ring_forgotten(session)
+
+
+async def clear_abandoned_staging() -> int:
+    """Remove staged rows that no sync will use."""
+    async with transaction() as session:
+        return await staging.clear_abandoned(session)
+
+
+async def _work(settings: Settings, claim: Claim, applying: asyncio.Semaphore) -> None:
+    started = perf_counter()
+    about = {"run_id": str(claim.run_id), "merchant_id": claim.feed.merchant_id}
+    tally = Tally(max_rows=settings.feed_max_rows)
+    limit = asyncio.timeout(settings.feed_max_seconds)
+    logger.info("sync started", extra=about)
+    try:
+        async with limit:
+            changes = await _sync(settings, claim, tally, applying)
+    except asyncio.CancelledError:
+        # The process stops. Whoever reads this first goes on at once; without it, the sweep notices in half a minute.
+        await _uninterrupted(_put_back(claim, None))
+        logger.info("sync put back", extra=about)
+        raise
+    except ClaimLostError:
+        logger.warning("sync abandoned: another worker has it", extra=about)
+    except FeedError as error:
+        await _fail(claim, tally, str(error))
+    except Exception as error:
+        if limit.expired():
+            await _fail(claim, tally, f"The sync took longer than {settings.feed_max_seconds} s (FEED_MAX_SECONDS).")
+            return
+        cause = "The database did not answer" if is_unavailable(error) else f"An unexpected {type(error).__name__}"
+        await _uninterrupted(_put_back(claim, f"{cause}; the worker's log has more under this run's request id."))
+        raise
+    else:
+        counts = {"created": changes.created, "updated": changes.updated, "unchanged": changes.unchanged}
+        counts |= {"removed": changes.removed, "rejected": tally.rejected}
+        for outcome, count in counts.items():
+            metrics.SYNC_ROWS.labels(outcome).inc(count)
+        metrics.SYNC_RUNS.labels(SyncStatus.SUCCEEDED.value).inc()
+        logger.info("sync done", extra=about | {"offers": counts, "seconds": round(perf_counter() - started, 3)})
+
+
+async def _sync(settings: Settings, claim: Claim, tally: Tally, applying: asyncio.Semaphore) -> Changes:
+    async with AsyncExitStack() as stack:
+        async with _alive(claim, tally):
+            version = await stream_feed(
+                claim.feed, attempt_id=claim.attempt_id, settings=settings, tally=tally, store=_store
+            )
+            if version is not None:
+                await stack.enter_async_context(applying)
+        session = await stack.enter_async_context(transaction())
+        run = await runs.lock(session, claim=claim)
+        if version is None:
+            live = await count_live(session, merchant_id=claim.feed.merchant_id)
+            changes, tally.fetched, tally.rejected = Changes(unchanged=live), live, 0
+            tally.samples.clear()
+            await staging.clear(session, attempt_id=claim.attempt_id)
+        else:
+            changes = await apply_staged(
+                session,
+                feed=claim.feed,
+                attempt_id=claim.attempt_id,
+                tally=tally,
+                timeout_seconds=min(settings.feed_max_seconds, _STATEMENT_SECONDS),
+            )
+        await runs.succeed(session, run=run, claim=claim, changes=changes, tally=tally, version=version)
+    return changes
+
+
+async def _store(rows: list[StagedRow]) -> None:
+    async with transaction() as session:
+        await staging.copy_rows(session, rows=rows)
+
+
+@asynccontextmanager
+async def _alive(claim: Claim, tally: Tally) -> AsyncIterator[None]:
+    """Beat while the block runs. When the claim is lost, the block is ended with ClaimLostError."""
+    worker = asyncio.current_task()
+    lost = False
+
+    async def beat() -> None:
+        nonlocal lost
+        while not lost:
+            await asyncio.sleep(_HEARTBEAT_SECONDS)
+            try:
+                async with transaction() as session:
+                    await runs.beat(session, claim=claim, tally=tally)
+            except ClaimLostError:
+                lost = True
+            except Exception as error:  # noqa: BLE001 - one missed beat is no reason to stop; the claim is what counts
+                logger.warning("heartbeat missed", extra={"run_id": str(claim.run_id), "error": type(error).__name__})
+        if worker is not None:
+            worker.cancel()
+
+    beating = asyncio.create_task(beat(), name="heartbeat")
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost and worker is not None and worker.uncancel() == 0:
+            raise ClaimLostError from None
+        raise
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+
+
+async def _fail(claim: Claim, tally: Tally, reason: str) -> None:
+    async with transaction() as session:
+        await runs.fail(session, claim=claim, tally=tally, error=reason)
+    metrics.SYNC_RUNS.labels(SyncStatus.FAILED.value).inc()
+    metrics.SYNC_ROWS.labels("rejected").inc(tally.rejected)
+    logger.warning(
+        "sync failed",
+        extra={
+            "run_id": str(claim.run_id),
+            "merchant_id": claim.feed.merchant_id,
+            "reason": reason,
+            "fetched": tally.fetched,
+            "rejected": tally.rejected,
+        },
+    )
+
+
+async def _put_back(claim: Claim, error: str | None) -> None:
+    try:
+        async with asyncio.timeout(_GOODBYE_SECONDS), transaction() as session:
+            await runs.put_back(session, claim=claim, error=error)
+    except ClaimLostError:
+        pass
+    except Exception as failure:  # noqa: BLE001 - the sweep finds the run by its old heartbeat
+        logger.warning("sync not put back", extra={"run_id": str(claim.run_id), "error": type(failure).__name__})
+
+
+async def _uninterrupted(step: Coroutine[Any, Any, None]) -> None:
+    """Finish a short step although this task is being cancelled, perhaps more than once."""
+    task = asyncio.create_task(step)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)

@@ -1,0 +1,33 @@
+"""`make bench`: runs the measurements named, or all, one after another; each prints ratios and keeps its result."""
+
+import subprocess
+import sys
+
+MEASUREMENTS = {
+    "offers": "requests a second of a merchant's offers, beside a bare FastAPI constant answer",
+    "sync": "a 50,000-offer feed, fetch to visible, beside the bare floor",
+    "webhooks": "signed webhook to wallet, beside a bare durable INSERT",
+}
+
+
+def main() -> int:
+    """Run them; the exit code is 1 when one failed, 2 when a name is unknown."""
+    wanted = sys.argv[1:] or list(MEASUREMENTS)
+    if unknown := [name for name in wanted if name not in MEASUREMENTS]:
+        print(f"There is no measurement {unknown[0]!r}. There are:", file=sys.stderr)
+        for name, what in MEASUREMENTS.items():
+            print(f"  {name:<10} {what}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in wanted:
+        print(f"\n== {name}: {MEASUREMENTS[name]}", flush=True)
+        # Each in a process of its own: one measurement's memory and caches are not the next one's.
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

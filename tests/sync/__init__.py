@@ -1,0 +1,1 @@
+"""Mirrors app/services/sync, app/workers/sync.py and both routers."""

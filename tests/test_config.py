@@ -1,0 +1,185 @@
+"""Settings: refused early, with a message that says what to do, and without the secret in it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from app.cli import app as command
+from app.config import DEVELOPMENT_ENCRYPTION_KEY, DEVELOPMENT_SECRET_KEY, Environment, Settings
+
+URLS = {"DATABASE_URL": "postgresql://user:hunter2@db/cashback", "REDIS_URL": "redis://:hunter2@redis:6379/0"}
+SECRETS = {"SECRET_KEY": "s" * 32, "ENCRYPTION_KEYS": Fernet.generate_key().decode()}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment without any of our variables, in a folder without a .env file."""
+    for name in os.environ:
+        if name.lower() in Settings.model_fields:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def read(environment: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    return Settings()
+
+
+def refusal(environment: pytest.MonkeyPatch, **variables: str) -> str:
+    with pytest.raises(ValidationError) as raised:
+        read(environment, **variables)
+    return str(raised.value)
+
+
+def test_production_with_its_own_secrets_is_taken(environment: pytest.MonkeyPatch) -> None:
+    settings = read(environment, **URLS, **SECRETS)
+    assert settings.environment is Environment.PRODUCTION
+    assert settings.sqlalchemy_url == "postgresql+asyncpg://user:hunter2@db/cashback"
+    assert "hunter2" not in settings.secret_key.__repr__()
+    for secret in SECRETS.values():
+        assert secret not in repr(settings)
+
+
+@pytest.mark.parametrize("environment_name", [None, "production"])
+def test_default_secrets_are_refused_outside_development(
+    environment: pytest.MonkeyPatch, environment_name: str | None
+) -> None:
+    if environment_name is not None:
+        environment.setenv("ENVIRONMENT", environment_name)
+    assert "SECRET_KEY must be set outside development; make one with: openssl rand -hex 32" in refusal(
+        environment, **URLS, ENCRYPTION_KEYS=SECRETS["ENCRYPTION_KEYS"]
+    )
+    assert "SECRET_KEY must be set outside development" in refusal(
+        environment, **URLS, ENCRYPTION_KEYS=SECRETS["ENCRYPTION_KEYS"], SECRET_KEY=DEVELOPMENT_SECRET_KEY
+    )
+    environment.delenv("ENCRYPTION_KEYS")
+    for keys in (None, f"{SECRETS['ENCRYPTION_KEYS']},{DEVELOPMENT_ENCRYPTION_KEY}"):
+        more = {} if keys is None else {"ENCRYPTION_KEYS": keys}
+        assert "ENCRYPTION_KEYS must be set outside development; make one with: cashback new-key" in refusal(
+            environment, **URLS, SECRET_KEY=SECRETS["SECRET_KEY"], **more
+        )
+
+
+def test_development_needs_only_the_urls(environment: pytest.MonkeyPatch) -> None:
+    assert read(environment, ENVIRONMENT="development", **URLS).environment is Environment.DEVELOPMENT
+    assert "SECRET_KEY must have 32 characters or more" in refusal(environment, SECRET_KEY="short")
+
+
+@pytest.mark.parametrize("keys", ["", ",", "short", "é" * 44, "{valid},short"])
+def test_encryption_keys_that_are_none_are_refused(environment: pytest.MonkeyPatch, keys: str) -> None:
+    keys = keys.format(valid=Fernet.generate_key().decode())
+    message = refusal(environment, ENVIRONMENT="development", **URLS, ENCRYPTION_KEYS=keys)
+    assert "must be one or more Fernet keys" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("postgresql://u:p@h:5432/d", "postgresql://u:p@h:5432/d"),
+        ("postgres://u:p@h/d", "postgresql://u:p@h/d"),
+        ("postgresql+asyncpg://u:p@h/d", "postgresql://u:p@h/d"),
+        ("postgres+psycopg://u:p@h/d?ssl=require", "postgresql://u:p@h/d?ssl=require"),
+    ],
+)
+def test_usual_spellings_of_a_database_url_are_taken(environment: pytest.MonkeyPatch, given: str, taken: str) -> None:
+    settings = read(environment, **SECRETS, REDIS_URL=URLS["REDIS_URL"], DATABASE_URL=given)
+    assert settings.database_url == taken
+    assert settings.sqlalchemy_url == taken.replace("postgresql://", "postgresql+asyncpg://")
+
+
+@pytest.mark.parametrize("url", ["", "hunter2", "mysql://u:hunter2@h/d", "postgresql:/hunter2", "sqlite:///hunter2"])
+def test_malformed_database_url_is_refused_without_its_password(environment: pytest.MonkeyPatch, url: str) -> None:
+    message = refusal(environment, **SECRETS, REDIS_URL=URLS["REDIS_URL"], DATABASE_URL=url)
+    assert "database_url" in message
+    assert "must look like postgresql://user:password@host:port/database" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("url", ["", "hunter2", "http://:hunter2@h", "redis:/hunter2"])
+def test_malformed_redis_url_is_refused_without_its_password(environment: pytest.MonkeyPatch, url: str) -> None:
+    message = refusal(environment, **SECRETS, DATABASE_URL=URLS["DATABASE_URL"], REDIS_URL=url)
+    assert "redis_url" in message
+    assert "must look like redis://:password@host:port/0" in message
+    assert "hunter2" not in message
+
+
+def test_missing_urls_are_named_by_the_command(environment: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(command, ["migrate"])
+    assert result.exit_code == 2
+    assert "DATABASE_URL: Field required" in result.output
+    assert "REDIS_URL: Field required" in result.output
+    for name, value in URLS.items():
+        environment.setenv(name, value)
+    result = CliRunner().invoke(command, ["migrate"])
+    assert result.exit_code == 2
+    assert "SECRET_KEY must be set outside development" in result.output
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "field", "given", "taken"),
+    [
+        ("FRONTEND_ORIGINS", "frontend_origins", "", []),
+        ("FRONTEND_ORIGINS", "frontend_origins", "https://a.example", ["https://a.example"]),
+        ("FRONTEND_ORIGINS", "frontend_origins", " https://a.example ,https://b.example,", ["https://a.example", "https://b.example"]),
+        ("READYZ_REQUIRES", "readyz_requires", "postgres", ["postgres"]),
+        ("READYZ_REQUIRES", "readyz_requires", "postgres, redis", ["postgres", "redis"]),
+    ],
+)  # fmt: skip
+def test_lists_are_comma_separated(
+    environment: pytest.MonkeyPatch, variable: str, field: str, given: str, taken: list[str]
+) -> None:
+    assert getattr(read(environment, **URLS, **SECRETS, **{variable: given}), field) == taken
+
+
+def test_several_encryption_keys_are_taken_in_order(environment: pytest.MonkeyPatch) -> None:
+    keys = [Fernet.generate_key().decode() for _ in range(3)]
+    settings = read(environment, **URLS, SECRET_KEY=SECRETS["SECRET_KEY"], ENCRYPTION_KEYS=", ".join(keys))
+    assert [key.get_secret_value() for key in settings.encryption_keys] == keys
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"READYZ_REQUIRES": "postgres,kafka"},
+        {"DB_POOL_SIZE": "0"},
+        {"DB_POOL_TIMEOUT_SECONDS": "0"},
+        {"PORT": "65536"},
+        {"ENVIRONMENT": "staging"},
+        {"LOG_LEVEL": "LOUD"},
+        {"IDEMPOTENCY_KEY_HOURS": "23"},
+        {"CASHBACK_ROUNDING": "up"},
+    ],
+)
+def test_values_out_of_range_are_refused(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    message = refusal(environment, **URLS, **SECRETS, **variables)
+    assert all(name.lower() in message for name in variables)
+
+
+def test_every_setting_is_described_and_nothing_changes_later(environment: pytest.MonkeyPatch) -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    settings: Any = read(environment, **URLS, **SECRETS)
+    with pytest.raises(ValidationError):
+        settings.port = 1
+
+
+def test_connection_budget_counts_every_process_of_the_host(environment: pytest.MonkeyPatch) -> None:
+    settings = read(
+        environment,
+        **URLS,
+        **SECRETS,
+        WEB_CONCURRENCY="4",
+        DB_POOL_SIZE="10",
+        DB_MAX_OVERFLOW="5",
+        JOB_WORKER_PROCESSES="2",
+        DB_WORKER_POOL_SIZE="3",
+    )
+    assert settings.connections_per_api_process == 15
+    assert settings.connection_budget == 4 * 15 + 2 * 2 * 3
