@@ -17,7 +17,7 @@ help: ## Show this list
 run: venv ## Run everything: servers, migrations, demo data, API, workers (PORT=8001, DATA_DIR=..., DATABASE_URL=...)
 	@exec $(PY) -m app.cli dev
 
-demo: venv ## Play one cashback from click to payout against the running `make run`
+demo: venv ## Tell the story of one cashback against the running `make run`
 	@exec $(PY) -m app.cli demo $(ARGS)
 
 test: venv ## Run all tests on embedded servers (ARGS="-k wallet")

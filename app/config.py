@@ -61,7 +61,7 @@ class Settings(BaseSettings):
 
     # Secrets
     secret_key: SecretStr = Field(
-        SecretStr(DEVELOPMENT_SECRET_KEY), description="Signs access tokens and cursors; 32 characters or more."
+        SecretStr(DEVELOPMENT_SECRET_KEY), description="Signs access tokens; 32 characters or more."
     )
     encryption_keys: Annotated[list[SecretStr], NoDecode] = Field(
         [SecretStr(DEVELOPMENT_ENCRYPTION_KEY)],

@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from arq.connections import ArqRedis, RedisSettings
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from app import metrics
@@ -28,7 +29,8 @@ _QUEUES = {"sync_merchant": SYNC_QUEUE}
 
 _ENQUEUE_TIMEOUT_SECONDS = 0.5
 # Equal rings within such a slot of time are one job, whichever process rings: 500 webhooks a second are 20 drain jobs.
-# A job's id names its slot, so a ring while an earlier job still runs is a job of its own and nothing is overlooked.
+# A job's id names its slot and it starts when the slot is over: so it sees what every ring of its slot spoke of, and a
+# ring that comes while it runs is a job of its own.
 _SLOT_SECONDS = 0.05
 
 
@@ -112,6 +114,7 @@ class Doorbell:
                         ring.task,
                         *ring.args,
                         _job_id=":".join((ring.task, *ring.args, str(slot))),
+                        _defer_until=datetime.fromtimestamp((slot + 1) * _SLOT_SECONDS, UTC),
                         _queue_name=_QUEUES.get(ring.task, DEFAULT_QUEUE),
                     )
                 metrics.RINGS.labels(ring.task, "delivered").inc()
@@ -124,8 +127,3 @@ class Doorbell:
                 "doorbell not answered; the sweep will find the work",
                 extra={"rings": len(rings), "task": rings[0].task, "error": type(error).__name__},
             )
-
-
-async def ping(pool: Redis) -> None:
-    """Ask Redis for a sign of life; raises what the client raises."""
-    await pool.ping()

@@ -20,7 +20,7 @@ from app import db, metrics
 from app.config import Settings
 from app.db import Ring, ring_after_commit
 from app.dependencies import SessionDep
-from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE, Doorbell, create_arq_pool, deserialize, ping, serialize
+from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE, Doorbell, create_arq_pool, deserialize, serialize
 from app.embedded import EmbeddedRedis
 from app.main import create_app
 from app.models import StaffKey, StaffRole
@@ -127,7 +127,7 @@ async def test_ring_after_a_delivery_is_a_job_of_its_own(pool: ArqRedis, doorbel
 async def test_stop_delivers_what_waits_even_when_a_delivery_is_under_way(
     redis: EmbeddedRedis, pool: ArqRedis, doorbell: Doorbell
 ) -> None:
-    await ping(pool)
+    await pool.ping()
     freeze(redis)
     doorbell.ring([Ring("look", (str(number),)) for number in range(20)])
     await asyncio.sleep(0)
@@ -171,7 +171,7 @@ async def test_stopped_redis_delays_nobody_is_logged_and_recovers(
 async def test_many_rings_wait_for_a_frozen_redis_only_once(
     redis: EmbeddedRedis, pool: ArqRedis, doorbell: Doorbell
 ) -> None:
-    await ping(pool)
+    await pool.ping()
     freeze(redis)
     try:
         failed = counted("look", "failed")
@@ -201,7 +201,7 @@ async def test_request_is_answered_at_once_without_redis(
     db.set_bell(doorbell.ring)
     transport = httpx.ASGITransport(app)
     try:
-        await ping(pool)
+        await pool.ping()
         if fault == "stopped":
             redis.stop()
         else:

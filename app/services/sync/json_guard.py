@@ -50,7 +50,7 @@ class GuardedJson:
     def _judge(self, data: bytes) -> None:
         chunk = self._without_escapes(data)
         ends_token = b'"' in chunk or (not self._in_string and b"," in chunk)
-        self._token_bytes = 0 if ends_token else self._token_bytes + len(chunk)
+        self._token_bytes = 0 if ends_token else self._token_bytes + len(data)
         if self._token_bytes > MAX_ITEM_BYTES:
             raise UnreadableFeedError(f"A text or number in the feed is longer than {MAX_ITEM_BYTES} bytes.")
         # Two quotes side by side are a text without brackets, or end one and begin the next: neither matters.
