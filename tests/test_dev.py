@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 90
 STOP_SECONDS = 10
 
-pytestmark = pytest.mark.xdist_group("dev")
 
 
 class Dev:
