@@ -51,7 +51,11 @@ class Settings(BaseSettings):
     db_max_overflow: int = Field(10, ge=0, description="Connections opened beyond the pool under load, per process.")
     db_pool_recycle_seconds: int = Field(1800, ge=-1, description="A connection older than this is replaced.")
     db_pool_timeout_seconds: float = Field(2.0, gt=0, description="Longest wait for a connection, then 503.")
-    db_pool_pre_ping: bool = Field(True, description="Test a pooled connection before use, so a restart is survived.")  # noqa: FBT003 - pydantic's own signature
+    db_pool_ping_after_idle_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="A connection idle for longer is tested before use, so that a dead one is not handed out.",
+    )
     db_statement_timeout_seconds: float = Field(10.0, gt=0, description="The server cancels a longer statement.")
     db_lock_timeout_seconds: float = Field(5.0, gt=0, description="The server gives up waiting for a lock.")
     db_idle_in_transaction_timeout_seconds: float = Field(

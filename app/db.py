@@ -8,12 +8,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import Dialect, event, text
+from sqlalchemy import Dialect, Engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from app import metrics
 from app.config import Settings
@@ -65,7 +67,6 @@ def create_engine(settings: Settings, *, application_name: str, pool_size: int, 
         max_overflow=max_overflow,
         pool_recycle=settings.db_pool_recycle_seconds,
         pool_timeout=settings.db_pool_timeout_seconds,
-        pool_pre_ping=settings.db_pool_pre_ping,
         # Parameters hold e-mail addresses and hashes; an exception's text ends up in a log.
         hide_parameters=True,
         connect_args={
@@ -86,6 +87,7 @@ def create_engine(settings: Settings, *, application_name: str, pool_size: int, 
     )
     event.listen(created.sync_engine, "handle_error", _treat_as_disconnect)
     event.listen(created.sync_engine, "do_connect", _connect)
+    _detect_dead_connections(created.sync_engine, ping_after_seconds=settings.db_pool_ping_after_idle_seconds)
     _count_connections(created.sync_engine.pool)
     return created
 
@@ -200,6 +202,32 @@ def _treat_as_disconnect(context: object) -> None:
     original = getattr(context, "original_exception", None)
     if original is not None and sqlstate(original) in _DISCONNECT_SQLSTATES:
         context.is_disconnect = True  # type: ignore[attr-defined]  # SQLAlchemy's ExceptionContext
+
+
+def _detect_dead_connections(engine: Engine, *, ping_after_seconds: float) -> None:
+    """Replace a pooled connection that is dead before anyone gets it.
+
+    `pool_pre_ping` would ask the server at each checkout, three round trips on asyncpg. But the event loop has noticed
+    a closed socket already, so a restarted server costs no question; only a connection that was idle for a while,
+    whose other end may have vanished without a word, is asked.
+    """
+
+    def checked_in(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["idle_since"] = monotonic()
+
+    def checked_out(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        if connection.driver_connection.is_closed():
+            raise sqlalchemy.exc.DisconnectionError("closed by the server")
+        idle_since = record.info.pop("idle_since", None)
+        if idle_since is None or monotonic() - idle_since < ping_after_seconds:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            raise sqlalchemy.exc.DisconnectionError("no answer to a ping") from error
+
+    event.listen(engine.pool, "checkin", checked_in)
+    event.listen(engine.pool, "checkout", checked_out)
 
 
 def _count_connections(pool: Pool) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import gzip
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -130,13 +131,6 @@ def _parse(head: bytes) -> Request:
     return Request(target.path, {name: values[0] for name, values in parse_qs(target.query).items()}, headers)
 
 
-@asynccontextmanager
-async def feed_server() -> AsyncIterator[FeedServer]:
-    """Run a server while the block runs."""
-    async with FeedServer() as server:
-        yield server
-
-
 def offers(count: int, *, start: int = 1, price_minor: int = 1000) -> list[dict[str, Any]]:
     """Offers in the form of the preset `direct-json`."""
     return [
@@ -162,8 +156,6 @@ def document(items: list[dict[str, Any]]) -> bytes:
 
 def gzip_bomb(decompressed_bytes: int) -> Iterator[bytes]:
     """Gzip of zeros after the start of a CSV file, a thousandth of its decompressed size."""
-    import zlib  # noqa: PLC0415 - only here
-
     compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
     yield compressor.compress(b"id,title,price,link\n")
     block = b"0" * 1_048_576

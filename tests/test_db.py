@@ -381,3 +381,32 @@ async def test_without_a_bell_committed_work_is_left_to_the_sweep(committed_db: 
         await staff.create_key(session, name="quiet", role=StaffRole.VIEWER)
         ring_after_commit(session, "look")
     assert await count(StaffKey) == 1
+
+
+@pytest.mark.parametrize("idle_seconds", [0.0, 3600.0])
+async def test_a_connection_that_the_server_ended_is_not_handed_out(
+    committed_db: Settings, idle_seconds: float
+) -> None:
+    settings = committed_db.model_copy(update={"db_pool_ping_after_idle_seconds": idle_seconds})
+    engine = db.create_engine(settings, application_name="ended", pool_size=3, max_overflow=0)
+    connections = [await engine.connect() for _ in range(3)]
+    for connection in connections:
+        await connection.execute(text("SELECT 1"))
+        await connection.close()
+    async with db.transaction() as session:
+        ended = await session.scalars(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ended'")
+        )
+        assert ended.all() == [True] * 3
+    async with asyncio.timeout(10):
+        while True:
+            async with db.transaction() as session:
+                left = await session.scalars(
+                    text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ended'")
+                )
+                if left.one() == 0:
+                    break
+    for _ in range(3):
+        async with engine.connect() as connection:
+            assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+    await engine.dispose()

@@ -27,7 +27,6 @@ READY_SECONDS = 90
 STOP_SECONDS = 10
 
 
-
 class Dev:
     """One `cashback dev` process; its output goes to a file, as with `make run > file`."""
 

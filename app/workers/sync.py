@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # How often progress is shown; a heartbeat counts as lost after thirty of them (`runs.STALE`).
 _HEARTBEAT_SECONDS = 1.0
 # Each keeps a core of the database busy; more at a time end no sooner and slow everybody else down.
-_APPLIES_AT_ONCE = 1
+_APPLIES_AT_ONCE = 2
 _STATEMENT_SECONDS = 600
 _GOODBYE_SECONDS = 5.0
 
@@ -164,8 +164,11 @@ async def _alive(claim: Claim, tally: Tally) -> AsyncIterator[None]:
 
 
 async def _fail(claim: Claim, tally: Tally, reason: str) -> None:
-    async with transaction() as session:
-        await runs.fail(session, claim=claim, tally=tally, error=reason)
+    try:
+        async with transaction() as session:
+            await runs.fail(session, claim=claim, tally=tally, error=reason)
+    except ClaimLostError:
+        return
     metrics.SYNC_RUNS.labels(SyncStatus.FAILED.value).inc()
     metrics.SYNC_ROWS.labels("rejected").inc(tally.rejected)
     logger.warning(

@@ -24,7 +24,7 @@ from tests.factories import make_merchant
 from tests.feed_server import FeedServer, Reply, document, offers
 from tests.service import Process, Service
 
-pytestmark = [pytest.mark.fault, pytest.mark.xdist_group("sync-worker")]
+pytestmark = pytest.mark.fault
 
 COUNT = 50_000
 
@@ -139,6 +139,7 @@ async def test_kill_9_in_the_middle_of_a_sync_resumes_within_a_minute(
 async def test_sigterm_in_the_middle_of_a_sync_ends_at_once_and_resumes(
     service: Service, postgres: EmbeddedPostgres, redis: EmbeddedRedis, *, redis_is_up: bool
 ) -> None:
+    service.environment["SWEEP_INTERVAL_SECONDS"] = "1"
     async with staged(postgres) as stage:
         run_id = await stage.queue()
         first = service.start("worker", "sync")
@@ -160,6 +161,7 @@ async def test_sigterm_in_the_middle_of_a_sync_ends_at_once_and_resumes(
 
 async def test_kill_9_while_offers_change_leaves_all_or_nothing(service: Service, postgres: EmbeddedPostgres) -> None:
     """The worker dies in its one big transaction: PostgreSQL rolls it back, or it was committed whole."""
+    service.environment["SWEEP_INTERVAL_SECONDS"] = "1"
     async with staged(postgres) as stage:
         stage.answers = 1
         run_id = await stage.queue()

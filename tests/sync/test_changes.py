@@ -197,3 +197,16 @@ async def test_a_few_bad_rows_are_counted_and_the_rest_is_taken(world: World) ->
         {"row": 5, "reason": "title is empty"},
         {"row": 6, "reason": "url 'javascript:alert(1)' is not an http or https address"},
     ]
+
+
+async def test_what_the_merchant_decides_is_applied_to_an_unchanged_feed(world: World) -> None:
+    world.server.serve(document(offers(3)), ETag='"v1"')
+    await world.set_feed()
+    await world.sync()
+    async with transaction() as session:
+        category = await make_category(session)
+        await session.execute(update(Merchant).where(Merchant.id == world.merchant.id).values(category_id=category.id))
+    assert counts(await world.sync()) == {"fetched": 3, "updated": 3}
+    assert "if-none-match" not in world.server.requests[-1].headers
+    assert {offer.category_id for offer in (await world.live()).values()} == {category.id}
+    assert counts(await world.sync()) == {"fetched": 3, "unchanged": 3}

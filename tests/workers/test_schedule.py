@@ -57,7 +57,7 @@ async def test_a_failing_task_delays_no_other_and_is_tried_at_its_next_time() ->
                 claimed = (await session.scalars(select(func.count()).select_from(CronRun))).one()
             if claimed == 2 and counted.runs == 1:
                 break
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
     stop.set()
     await running
 
@@ -75,7 +75,7 @@ async def test_without_postgres_the_schedule_goes_on_looking(
     running = asyncio.create_task(run_schedule([Scheduled("counted", 60, Counted())], stop))
     async with asyncio.timeout(10):
         while "schedule cannot reach PostgreSQL" not in caplog.messages:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
     assert not running.done()
     stop.set()
     await running

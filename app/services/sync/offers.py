@@ -175,6 +175,8 @@ class OfferBuilder:
         )
 
     def _amount(self, value: Any, currency: str) -> tuple[str, int] | None:  # noqa: ANN401 - a feed's value
+        if value is None:
+            return None
         if isinstance(value, dict):
             currency = _currency(value.get("currency"), currency)
             if (minor := value.get("amount_minor")) is None:
