@@ -8,9 +8,11 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from arq.connections import ArqRedis
 from arq.worker import Function, Worker
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _RESTART_SECONDS = 1.0
 _REDIS_RETRIES = 5
+_CANCEL_SECONDS = 5.0
+_CANCEL_AGAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +120,24 @@ async def _serve_queue(settings: Settings, kind: WorkerKind, stop: asyncio.Event
 
 async def _close(worker: Worker, serving: asyncio.Task[None]) -> None:
     """Cancel what still runs (its rows are found by the sweep) and let go of Redis, which may not answer."""
-    leftovers = [serving, *worker.tasks.values(), *worker.job_tasks.values()]
-    for leftover in leftovers:
-        leftover.cancel()
-    await asyncio.gather(*leftovers, return_exceptions=True)
+    await _cancel({serving, *worker.tasks.values(), *worker.job_tasks.values()})
     with suppress(RedisError, OSError, TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(1):
             await worker.pool.delete(worker.health_check_key)
     with suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(1):
             await worker.pool.aclose(close_connection_pool=True)
+
+
+async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they end: the Redis client swallows a cancellation that comes in the middle of a command."""
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    while tasks and time.monotonic() < deadline:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_SECONDS)
+    if tasks:
+        logger.warning("tasks do not end", extra={"tasks": [task.get_name() for task in tasks]})
 
 
 async def _finish(task: asyncio.Task[None], grace_seconds: int) -> None:
