@@ -1,6 +1,7 @@
 """The schedule runs each task once, whoever looks, and catches up what was missed."""
 
 import asyncio
+import logging
 from datetime import timedelta
 
 import pytest
@@ -72,6 +73,7 @@ async def test_without_postgres_the_schedule_goes_on_looking(
     await db.close_database()
     away.__dict__.pop("sqlalchemy_url", None)
     await db.open_database(away, application_name="tests", pool_size=1, max_overflow=0)
+    caplog.set_level(logging.WARNING, logger="app.workers.schedule")
     running = asyncio.create_task(run_schedule([Scheduled("counted", 60, Counted())], stop))
     async with asyncio.timeout(10):
         while "schedule cannot reach PostgreSQL" not in caplog.messages:
