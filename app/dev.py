@@ -1,6 +1,6 @@
 """`cashback dev`: servers, migrations, demo data, the API and both job workers under one Ctrl-C.
 
-With DATABASE_URL and REDIS_URL unset it starts its own PostgreSQL and Redis (app/embedded.py). A child that dies is
+With DATABASE_URL and REDIS_URL unset it starts its own PostgreSQL and Redis (app/embedded/). A child that dies is
 started again; a signal stops everything, in order, within ten seconds.
 """
 
