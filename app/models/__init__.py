@@ -1,12 +1,28 @@
 """SQLAlchemy models: tables, their constraints, and statements used in more than one place."""
 
 from app.models.base import Base
-from app.models.catalogue import Category, Merchant, MerchantStatus, Offer, Rate, RateKind
-from app.models.clicks import Click
+from app.models.campaigns import Campaign, CampaignStatus
+from app.models.catalogue import Category, ClawbackPolicy, ExpireAs, Merchant, MerchantStatus, Offer, Rate, RateKind
+from app.models.claims import Claim, ClaimStatus
+from app.models.clawbacks import Clawback, ClawbackStatus
+from app.models.clicks import Click, ClickOrigin
 from app.models.customers import Customer, CustomerStatus, RefreshToken
-from app.models.ledger import Account, CauseType, Posting, Transfer, Wallet
+from app.models.exchange_rates import ExchangeRate
+from app.models.ledger import Account, CauseType, LedgerCheck, LedgerDay, MonthClose, Posting, Transfer, Wallet
 from app.models.operations import CronRun, IdempotencyKey
-from app.models.orders import Order, OrderChange, OrderReport, OrderStatus, ReportKind
+from app.models.orders import Order, OrderBoost, OrderChange, OrderReport, OrderStatus, ReportKind
+from app.models.payouts import (
+    Payout,
+    PayoutBatch,
+    PayoutChange,
+    PayoutMethod,
+    PayoutMethodKind,
+    PayoutProvider,
+    PayoutRule,
+    PayoutStatus,
+)
+from app.models.referrals import Referral, ReferralProgram, ReferralStatus
+from app.models.settlements import Settlement, SettlementLine, SettlementLineStatus, SettlementResolution
 from app.models.staff import StaffKey, StaffRole
 from app.models.sync import Feed, FeedFormat, OfferStaging, SyncRun, SyncStatus
 from app.models.webhooks import Source, SourceKind, SourceStatus, WebhookEvent, WebhookStatus
@@ -14,28 +30,57 @@ from app.models.webhooks import Source, SourceKind, SourceStatus, WebhookEvent, 
 __all__ = [
     "Account",
     "Base",
+    "Campaign",
+    "CampaignStatus",
     "Category",
     "CauseType",
+    "Claim",
+    "ClaimStatus",
+    "Clawback",
+    "ClawbackPolicy",
+    "ClawbackStatus",
     "Click",
+    "ClickOrigin",
     "CronRun",
     "Customer",
     "CustomerStatus",
+    "ExchangeRate",
+    "ExpireAs",
     "Feed",
     "FeedFormat",
     "IdempotencyKey",
+    "LedgerCheck",
+    "LedgerDay",
     "Merchant",
     "MerchantStatus",
+    "MonthClose",
     "Offer",
     "OfferStaging",
     "Order",
+    "OrderBoost",
     "OrderChange",
     "OrderReport",
     "OrderStatus",
+    "Payout",
+    "PayoutBatch",
+    "PayoutChange",
+    "PayoutMethod",
+    "PayoutMethodKind",
+    "PayoutProvider",
+    "PayoutRule",
+    "PayoutStatus",
     "Posting",
     "Rate",
     "RateKind",
+    "Referral",
+    "ReferralProgram",
+    "ReferralStatus",
     "RefreshToken",
     "ReportKind",
+    "Settlement",
+    "SettlementLine",
+    "SettlementLineStatus",
+    "SettlementResolution",
     "Source",
     "SourceKind",
     "SourceStatus",

@@ -40,6 +40,21 @@ class RateKind(StrEnum):
     FIXED = "fixed"
 
 
+class ClawbackPolicy(StrEnum):
+    """What a clawback that the available balance does not cover becomes."""
+
+    NEGATIVE = "negative"  # the available balance goes below zero and is earned back
+    OFFSET = "offset"  # a debt beside a balance of zero, taken from what becomes available later
+    WRITE_OFF = "write_off"  # as NEGATIVE; what is still missing after `write_off_days` is our loss
+
+
+class ExpireAs(StrEnum):
+    """What an order that no report closes becomes."""
+
+    DECLINED = "declined"
+    APPROVED = "approved"
+
+
 class Category(Base):
     """A node of the shop's category list."""
 
@@ -60,6 +75,11 @@ class Merchant(Base):
         currency_check(),
         CheckConstraint("slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'", name="slug"),
         CheckConstraint("hold_days >= 0", name="hold_days"),
+        CheckConstraint("exposure_limit_minor >= 0", name="exposure_limit_minor"),
+        one_of("clawback_policy", ClawbackPolicy),
+        CheckConstraint("(clawback_policy = 'write_off') = (write_off_days IS NOT NULL)", name="write_off_days"),
+        one_of("expire_as", ExpireAs),
+        CheckConstraint("expire_days > 0", name="expire_days"),
         UniqueConstraint("source_id", "network_merchant_ref"),
         Index(None, "category_id"),
         Index("ix_merchants_search", "search", postgresql_using="gin"),
@@ -82,6 +102,20 @@ class Merchant(Base):
     network_merchant_ref: Mapped[str | None]
     # Days from approval until cashback is payable: the merchant's return window.
     hold_days: Mapped[int] = mapped_column(default=30, server_default="30")
+    # Cashback becomes payable only once the network has paid the order's commission.
+    payable_after_payment: Mapped[bool] = mapped_column(default=False, server_default="false")
+    # Most cashback that may be payable before the network has paid for it; None: no limit.
+    exposure_limit_minor: Mapped[int | None] = minor(nullable=True)
+    # What happens when an order is taken back and the customer's balance does not cover it.
+    clawback_policy: Mapped[ClawbackPolicy] = mapped_column(
+        TextEnum(ClawbackPolicy), default=ClawbackPolicy.NEGATIVE, server_default=ClawbackPolicy.NEGATIVE.value
+    )
+    write_off_days: Mapped[int | None]
+    # An order that no report ever closed is closed so many days after the sale, as `expire_as` says; None: never.
+    expire_days: Mapped[int | None]
+    expire_as: Mapped[ExpireAs] = mapped_column(
+        TextEnum(ExpireAs), default=ExpireAs.DECLINED, server_default=ExpireAs.DECLINED.value
+    )
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()
     search: Mapped[str] = mapped_column(
@@ -90,7 +124,7 @@ class Merchant(Base):
 
 
 class Rate(Base):
-    """A cashback rate of a merchant during a period: `[valid_from, valid_to)`."""
+    """A cashback rate of a merchant, or of one category of its offers, during a period: `[valid_from, valid_to)`."""
 
     __tablename__ = "rates"
     __table_args__ = (
@@ -101,30 +135,53 @@ class Rate(Base):
             name="value",
         ),
         CheckConstraint("cap_minor > 0", name="cap_minor"),
+        CheckConstraint("cap_month_minor > 0", name="cap_month_minor"),
         CheckConstraint("valid_to > valid_from", name="period"),
         Index(None, "merchant_id", "valid_from"),
     )
 
     id: Mapped[UUID] = primary_key_uuid()
     merchant_id: Mapped[int] = mapped_column(ForeignKey("merchants.id"))
+    # Holds for clicks on offers of this category; None: for all that no rate of a category holds for.
+    category_id: Mapped[int | None] = mapped_column(ForeignKey("categories.id"))
     kind: Mapped[RateKind] = mapped_column(TextEnum(RateKind))
     basis_points: Mapped[int | None]
     fixed_minor: Mapped[int | None] = minor(nullable=True)
+    # [{"from_minor": 100000, "basis_points": 700}] or with "fixed_minor": of the tiers that the sale reaches, the
+    # highest holds for the whole sale; below the first the rate itself holds.
+    tiers: Mapped[list[dict[str, Any]] | None]
+    # Most cashback an order, and most of a customer at the merchant in a calendar month (UTC); boosts aside.
     cap_minor: Mapped[int | None] = minor(nullable=True)
+    cap_month_minor: Mapped[int | None] = minor(nullable=True)
     valid_from: Mapped[datetime]
     valid_to: Mapped[datetime | None]
     created_at: Mapped[datetime] = created_at()
 
     @classmethod
-    def in_force(cls, merchant_id: int | SQLColumnExpression[int], at: datetime | BindParameter[Any]) -> Select["Rate"]:
+    def in_force(
+        cls,
+        merchant_id: int | SQLColumnExpression[int],
+        at: datetime | BindParameter[Any],
+        *,
+        category_id: SQLColumnExpression[int | None] | None = None,
+    ) -> Select["Rate"]:
         """Select the merchant's rate at a moment: of several, the one that began last.
 
-        With a column in place of the id it is the inside of a LATERAL join.
+        With a category, its own rates come before those for all. With columns in place of the ids it is the inside of
+        a LATERAL join.
         """
+        of_category: SQLColumnExpression[bool] = cls.category_id.is_(None)
+        if category_id is not None:
+            of_category = or_(of_category, cls.category_id == category_id)
         return (
             select(cls)
-            .where(cls.merchant_id == merchant_id, cls.valid_from <= at, or_(cls.valid_to.is_(None), cls.valid_to > at))
-            .order_by(cls.valid_from.desc(), cls.id.desc())
+            .where(
+                cls.merchant_id == merchant_id,
+                of_category,
+                cls.valid_from <= at,
+                or_(cls.valid_to.is_(None), cls.valid_to > at),
+            )
+            .order_by(cls.category_id.is_(None), cls.valid_from.desc(), cls.id.desc())
             .limit(1)
         )
 

@@ -1,6 +1,8 @@
 """Clicks: a customer on the way to a merchant, with the rate that was promised."""
 
 from datetime import datetime
+from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index
@@ -10,11 +12,19 @@ from app.models.base import Base, TextEnum, created_at, currency_check, minor, o
 from app.models.catalogue import RateKind
 
 
+class ClickOrigin(StrEnum):
+    """A customer's own click, or the promise that staff gave by resolving a claim."""
+
+    CUSTOMER = "customer"
+    CLAIM = "claim"
+
+
 class Click(Base):
     """A click. Its rate is a copy: what was promised then holds, whatever the merchant's rate becomes."""
 
     __tablename__ = "clicks"
     __table_args__ = (
+        one_of("origin", ClickOrigin),
         one_of("rate_kind", RateKind),
         currency_check(),
         CheckConstraint("(rate_kind = 'fixed') = (rate_fixed_minor IS NOT NULL)", name="rate_fixed"),
@@ -27,12 +37,21 @@ class Click(Base):
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
     merchant_id: Mapped[int] = mapped_column(ForeignKey("merchants.id"))
     offer_id: Mapped[UUID | None] = mapped_column(ForeignKey("offers.id"))
+    origin: Mapped[ClickOrigin] = mapped_column(
+        TextEnum(ClickOrigin), default=ClickOrigin.CUSTOMER, server_default=ClickOrigin.CUSTOMER.value
+    )
     # The full URL at the merchant or network, the click id in its sub-id parameter.
     target_url: Mapped[str]
     rate_kind: Mapped[RateKind] = mapped_column(TextEnum(RateKind))
     rate_basis_points: Mapped[int | None]
     rate_fixed_minor: Mapped[int | None] = minor(nullable=True)
     rate_cap_minor: Mapped[int | None] = minor(nullable=True)
+    # Most cashback of the customer at the merchant in a calendar month (UTC), boosts aside.
+    rate_cap_month_minor: Mapped[int | None] = minor(nullable=True)
+    # [{"from_minor": 100000, "basis_points": 700}, ...] by rising amounts; see Rate.tiers.
+    rate_tiers: Mapped[list[dict[str, Any]] | None]
+    # The campaigns in force at the click; see services/orders/boosts.py for their members.
+    boosts: Mapped[list[dict[str, Any]] | None]
     # The currency of the fixed amount and of the cap: the merchant's.
     currency: Mapped[str]
     created_at: Mapped[datetime] = created_at()

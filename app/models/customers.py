@@ -35,6 +35,9 @@ class Customer(Base):
     display_name: Mapped[str | None]
     referral_code: Mapped[str] = mapped_column(unique=True)
     referred_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("customers.id"), index=True)
+    # Keyed hashes of the address and the device an account was made from: they tell equal from different, no more.
+    address_hint: Mapped[bytes | None]
+    device_hint: Mapped[bytes | None]
     status: Mapped[CustomerStatus] = mapped_column(TextEnum(CustomerStatus), default=CustomerStatus.ACTIVE)
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()

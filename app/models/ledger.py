@@ -4,7 +4,7 @@ A posting's amount is positive for a debit and negative for a credit, so that a 
 made by the migration refuse an unbalanced transfer at commit, and any UPDATE, DELETE or TRUNCATE.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -25,8 +25,12 @@ class Account(StrEnum):
     CUSTOMER_IN_PAYOUT = "customer_in_payout"
     MARGIN_PENDING = "margin_pending"
     MARGIN = "margin"
+    CUSTOMER_DEBT = "customer_debt"
     PROMOTIONS = "promotions"
     BAD_DEBT = "bad_debt"
+    PAYOUT_FEES = "payout_fees"
+    # Between two currencies: what was bought of one against what was given of the other.
+    CURRENCY_EXCHANGE = "currency_exchange"
 
 
 class CauseType(StrEnum):
@@ -34,6 +38,9 @@ class CauseType(StrEnum):
 
     ORDER = "order"
     PAYOUT = "payout"
+    SETTLEMENT = "settlement"
+    CLAWBACK = "clawback"
+    REFERRAL = "referral"
     ADJUSTMENT = "adjustment"
 
 
@@ -67,7 +74,7 @@ class Posting(Base):
         currency_check(),
         CheckConstraint("amount_minor <> 0", name="amount"),
         CheckConstraint(
-            "CASE WHEN account IN ('customer_pending', 'customer_available', 'customer_in_payout')"
+            "CASE WHEN account IN ('customer_pending', 'customer_available', 'customer_in_payout', 'customer_debt')"
             " THEN customer_id IS NOT NULL AND merchant_id IS NULL"
             " WHEN account IN ('network_receivable', 'margin_pending', 'margin')"
             " THEN merchant_id IS NOT NULL AND customer_id IS NULL"
@@ -76,6 +83,8 @@ class Posting(Base):
         ),
         Index(None, "transfer_id"),
         Index("ix_postings_customer", "customer_id", "id", postgresql_where="customer_id IS NOT NULL"),
+        # In order of time as rows come, so a few pages tell where a day begins.
+        Index("ix_postings_created", "created_at", postgresql_using="brin"),
         Index("ix_postings_merchant", "merchant_id", "account", "currency", postgresql_where="merchant_id IS NOT NULL"),
     )
 
@@ -97,7 +106,9 @@ class Wallet(Base):
     __table_args__ = (
         currency_check(),
         # Available may go below zero through a clawback; the others never.
-        CheckConstraint("pending_minor >= 0 AND in_payout_minor >= 0 AND paid_minor >= 0", name="balances"),
+        CheckConstraint(
+            "pending_minor >= 0 AND in_payout_minor >= 0 AND paid_minor >= 0 AND debt_minor >= 0", name="balances"
+        ),
     )
 
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"), primary_key=True)
@@ -106,4 +117,48 @@ class Wallet(Base):
     available_minor: Mapped[int] = minor(default=0)
     in_payout_minor: Mapped[int] = minor(default=0)
     paid_minor: Mapped[int] = minor(default=0)
+    # Owed by the customer after a clawback that the balance could not cover; earned back from what becomes available.
+    debt_minor: Mapped[int] = minor(default=0)
     updated_at: Mapped[datetime] = updated_at()
+
+
+class LedgerDay(Base):
+    """A sealed day: a hash over its postings and the hash of the day sealed before it, so that no past can change."""
+
+    __tablename__ = "ledger_days"
+    __table_args__ = (CheckConstraint("octet_length(hash) = 32 AND octet_length(previous_hash) = 32", name="hash"),)
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    postings: Mapped[int] = mapped_column(BigInteger)
+    previous_hash: Mapped[bytes]
+    hash: Mapped[bytes]
+    sealed_at: Mapped[datetime] = created_at()
+
+
+class LedgerCheck(Base):
+    """How far the sliced verification of one invariant has come, and what its last whole pass found."""
+
+    __tablename__ = "ledger_checks"
+
+    invariant: Mapped[str] = mapped_column(primary_key=True)
+    # Where the next slice begins; None: at the beginning.
+    position: Mapped[str | None]
+    violations: Mapped[int] = mapped_column(default=0, server_default="0")
+    pass_started_at: Mapped[datetime | None]
+    pass_finished_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]
+
+
+class MonthClose(Base):
+    """A closed month: its trial balance as finance signed it off, never changed after."""
+
+    __tablename__ = "month_closes"
+    __table_args__ = (CheckConstraint("extract(day FROM month) = 1", name="first_day"),)
+
+    # The first day of the month.
+    month: Mapped[date] = mapped_column(primary_key=True)
+    report: Mapped[dict[str, Any]]
+    # The hash of the month's last day in the chain.
+    chain_hash: Mapped[bytes]
+    closed_by_id: Mapped[UUID] = mapped_column(ForeignKey("staff_keys.id"))
+    closed_at: Mapped[datetime] = created_at()

@@ -5,10 +5,11 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid, updated_at
+from app.models.catalogue import ExpireAs
 
 
 class OrderStatus(StrEnum):
@@ -39,6 +40,14 @@ class Order(Base):
         currency_check(),
         UniqueConstraint("merchant_id", "external_id"),
         CheckConstraint("sale_minor >= 0 AND commission_minor >= 0 AND cashback_minor >= 0", name="amounts"),
+        CheckConstraint("boost_minor BETWEEN 0 AND cashback_minor", name="boost"),
+        currency_check("reported_currency"),
+        CheckConstraint("reported_sale_minor >= 0 AND reported_commission_minor >= 0", name="reported"),
+        one_of("expired_as", ExpireAs),
+        CheckConstraint("(expired_at IS NULL) = (expired_as IS NULL)", name="expired"),
+        CheckConstraint("(reported_currency = currency) = (exchange_rate_e12 IS NULL)", name="exchange_rate"),
+        Index(None, "customer_id", "merchant_id", "ordered_at"),
+        Index("ix_orders_open", "merchant_id", "ordered_at", postgresql_where="status = 'pending'"),
         Index(None, "customer_id", "id"),
         Index(None, "click_id"),
         Index("ix_orders_hold", "payable_at", postgresql_where="status = 'approved'"),
@@ -52,16 +61,31 @@ class Order(Base):
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
     click_id: Mapped[UUID] = mapped_column(ForeignKey("clicks.id"))
     status: Mapped[OrderStatus] = mapped_column(TextEnum(OrderStatus))
+    # The merchant's, in which cashback is owed. What was reported in another is converted at the rate kept below.
     currency: Mapped[str]
     sale_minor: Mapped[int] = minor()
     commission_minor: Mapped[int] = minor()
+    # All that the customer gets; the boosts' part of it is ours to pay and not the commission's.
     cashback_minor: Mapped[int] = minor()
+    boost_minor: Mapped[int] = minor(default=0)
+    # What the source reported, and what the network owes: in its own currency.
+    reported_currency: Mapped[str]
+    reported_sale_minor: Mapped[int] = minor()
+    reported_commission_minor: Mapped[int] = minor()
+    # Units of `currency` for one of `reported_currency`, times 10^12; of the day of the sale, kept for ever.
+    exchange_rate_e12: Mapped[int | None] = mapped_column(BigInteger)
+    # What the network has paid of the commission, and what staff stopped waiting for; in the reported currency.
+    settled_minor: Mapped[int] = minor(default=0)
+    written_off_minor: Mapped[int] = minor(default=0)
     # How the cashback came about, step by step, as shown to the customer.
     explanation: Mapped[dict[str, Any]]
     ordered_at: Mapped[datetime]
     approved_at: Mapped[datetime | None]
     # When the hold is over; set while approved and after.
     payable_at: Mapped[datetime | None]
+    # When the merchant's expiry policy closed it and as what, since no report did; a report that does outranks it.
+    expired_at: Mapped[datetime | None]
+    expired_as: Mapped[ExpireAs | None] = mapped_column(TextEnum(ExpireAs))
     # Counts changes; names the ledger transfer of each one.
     revision: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime] = created_at()
@@ -75,12 +99,20 @@ class OrderReport(Base):
     __table_args__ = (
         one_of("kind", ReportKind),
         currency_check(),
+        CheckConstraint("num_nonnulls(webhook_event_id, claim_id, staff_key_id) = 1", name="origin"),
         Index(None, "order_id"),
+        Index("ix_order_reports_claim_id", "claim_id", postgresql_where="claim_id IS NOT NULL"),
     )
 
     id: Mapped[UUID] = primary_key_uuid()
     order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
-    webhook_event_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_events.id"), unique=True)
+    # Where it came from: an event, a resolved claim, or a member of staff with a reason.
+    webhook_event_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhook_events.id"), unique=True)
+    claim_id: Mapped[UUID | None] = mapped_column(ForeignKey("claims.id"))
+    staff_key_id: Mapped[UUID | None] = mapped_column(ForeignKey("staff_keys.id"))
+    reason: Mapped[str | None]
+    # The delivery it speaks of, where an order is delivered and approved in parts; None: the whole order.
+    part: Mapped[str | None]
     kind: Mapped[ReportKind] = mapped_column(TextEnum(ReportKind))
     occurred_at: Mapped[datetime]
     # None where the source repeats no amounts: the ones known before stay.
@@ -103,4 +135,16 @@ class OrderChange(Base):
     sale_minor: Mapped[int] = minor()
     commission_minor: Mapped[int] = minor()
     cashback_minor: Mapped[int] = minor()
+    boost_minor: Mapped[int] = minor(default=0)
     at: Mapped[datetime] = created_at()
+
+
+class OrderBoost(Base):
+    """What one campaign adds to an order now. Its sum over orders is what the campaign has spent of its budget."""
+
+    __tablename__ = "order_boosts"
+    __table_args__ = (CheckConstraint("amount_minor >= 0", name="amount"), Index(None, "campaign_id"))
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    amount_minor: Mapped[int] = minor()

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, TextEnum, created_at, one_of, primary_key_uuid
+from app.models.base import Base, TextEnum, created_at, minor, one_of, primary_key_uuid
 
 
 class SourceKind(StrEnum):
@@ -34,6 +34,7 @@ class WebhookStatus(StrEnum):
     QUARANTINED = "quarantined"  # attributed but implausible; never credited unless staff decide
     REJECTED = "rejected"  # the payload cannot be understood
     DEAD = "dead"  # processing failed again and again
+    DISCARDED = "discarded"  # an orphan that staff decided to credit to nobody
 
 
 class Source(Base):
@@ -71,6 +72,8 @@ class WebhookEvent(Base):
             "external_order_id",
             postgresql_where="status = 'orphaned'",
         ),
+        Index("ix_webhook_events_orphans", "merchant_id", "reported_at", postgresql_where="status = 'orphaned'"),
+        Index("ix_webhook_events_waits_for", "waits_for", postgresql_where="waits_for IS NOT NULL"),
     )
 
     id: Mapped[UUID] = primary_key_uuid()
@@ -90,4 +93,15 @@ class WebhookEvent(Base):
     processed_at: Mapped[datetime | None]
     # Known once the payload was read: lets an event that came too early find its order later.
     external_order_id: Mapped[str | None]
+    # What was read, for matching an orphan with a claim: the merchant where it is certain, the sale and its time.
+    merchant_id: Mapped[int | None] = mapped_column(ForeignKey("merchants.id"))
+    reported_currency: Mapped[str | None]
+    reported_sale_minor: Mapped[int | None] = minor(nullable=True)
+    reported_at: Mapped[datetime | None]
+    # What it waits for, as `exchange_rate:USD/PKR`: it is tried again when that comes.
+    waits_for: Mapped[str | None]
+    # The click that staff or a claim attributed an orphan to, in place of the reference it lacks.
+    matched_click_id: Mapped[UUID | None] = mapped_column(ForeignKey("clicks.id"))
+    # Why staff gave it up; set with the status `discarded`.
+    discarded_reason: Mapped[str | None]
     order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
