@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     click_lifetime_days: int = Field(45, ge=1, description="How long after a click a sale still counts for it.")
     idempotency_key_hours: int = Field(24, ge=24, description="How long an Idempotency-Key is remembered.")
     cashback_rounding: Literal["half_even", "floor"] = Field("half_even", description="Rounding of computed cashback.")
+    exchange_rate_max_age_days: int = Field(
+        7, ge=0, description="How long an exchange rate holds after its day, unless a newer one comes."
+    )
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
     # Feeds

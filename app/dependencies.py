@@ -155,28 +155,49 @@ class Idempotency:
         return Response(answer.body, answer.status, headers, media_type="application/json")
 
 
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Makes a repeat harmless: the same key and body give the first answer again.",
+    ),
+]
+
+
 async def get_idempotency(
     request: Request,
     session: SessionDep,
     settings: SettingsDep,
     customer: CurrentCustomer,
-    key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x20-\x7e]+$",
-            description="Makes a repeat harmless: the same key and body give the first answer again.",
-        ),
-    ] = None,
+    key: IdempotencyKeyHeader = None,
 ) -> Idempotency:
     """Read `Idempotency-Key` and what tells a repeat of this customer's request from another request."""
+    return await _idempotency(request, session, settings, scope=str(customer.id), key=key)
+
+
+async def get_staff_idempotency(
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    member: Viewer,
+    key: IdempotencyKeyHeader = None,
+) -> Idempotency:
+    """Read `Idempotency-Key` of a staff request; the route's own dependency says which role it needs."""
+    return await _idempotency(request, session, settings, scope=f"staff:{member.id}", key=key)
+
+
+async def _idempotency(
+    request: Request, session: AsyncSession, settings: Settings, *, scope: str, key: str | None
+) -> Idempotency:
     if key is None:
         return Idempotency(session, settings, None)
     target = f"{request.url.path}?{request.url.query}"
     digest = hash_request(request.method, target, await request.body())
-    return Idempotency(session, settings, KeyedRequest(str(customer.id), key, digest))
+    return Idempotency(session, settings, KeyedRequest(scope, key, digest))
 
 
 IdempotencyDep = Annotated[Idempotency, Depends(get_idempotency)]
+StaffIdempotencyDep = Annotated[Idempotency, Depends(get_staff_idempotency)]

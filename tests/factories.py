@@ -14,6 +14,8 @@ from app.models import (
     Customer,
     Merchant,
     Offer,
+    Order,
+    OrderStatus,
     Rate,
     RateKind,
     Source,
@@ -21,6 +23,8 @@ from app.models import (
     StaffRole,
 )
 from app.services import staff
+from app.services.orders.change import Target, change
+from app.services.orders.report import start_order
 from app.services.tokens import issue_access_token
 
 Row = TypeVar("Row")
@@ -109,6 +113,39 @@ async def make_click(session: AsyncSession, customer: Customer, merchant: Mercha
         "expires_at": datetime.now(UTC) + timedelta(days=45),
     }
     return await _add(session, Click(**{**values, **changes}))
+
+
+async def make_order(
+    session: AsyncSession,
+    click: Click,
+    *,
+    status: OrderStatus = OrderStatus.PENDING,
+    sale: int = 100_000,
+    commission: int = 8_000,
+    cashback: int = 5_000,
+    **changes: Any,
+) -> Order:
+    """An order of the click in a state, posted to the ledger. Amounts in minor units of `currency`: the merchant's."""
+    merchant = await session.get_one(Merchant, click.merchant_id)
+    order = await start_order(
+        session,
+        merchant=merchant,
+        source_id=merchant.source_id or 0,
+        click=click,
+        external_id=changes.pop("external_id", None) or f"A-{new_id()}",
+        reported_currency=merchant.currency,
+        ordered_at=changes.pop("ordered_at", None) or datetime.now(UTC),
+    )
+    order.explanation = {
+        "currency": order.currency,
+        "steps": [{"step": "rate", "detail": "as the test has it", "amount_minor": cashback}],
+        "cashback_minor": cashback,
+    }
+    order.currency = order.reported_currency = changes.pop("currency", order.currency)
+    for name, value in changes.items():
+        setattr(order, name, value)
+    await change(session, order, Target(status, sale, commission, cashback, 0, sale, commission))
+    return order
 
 
 async def staff_headers(session: AsyncSession, role: StaffRole = StaffRole.ADMIN) -> dict[str, str]:

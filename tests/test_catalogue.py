@@ -100,7 +100,14 @@ async def test_merchant_is_found_by_id_and_by_slug(client: httpx.AsyncClient, se
         "currency": "PKR",
         "logo_url": "https://cdn.example/k.png",
         "hold_days": 30,
-        "rate": {"kind": "percent_of_sale", "basis_points": 500, "fixed": None, "cap": None},
+        "rate": {
+            "kind": "percent_of_sale",
+            "basis_points": 500,
+            "fixed": None,
+            "cap": None,
+            "cap_month": None,
+            "tiers": [],
+        },
     }
     assert (await client.get("/v1/merchants/khaadi")).json() == by_id.json()
 
@@ -140,11 +147,13 @@ async def test_rate_shown_is_the_one_in_force_that_began_last(client: httpx.Asyn
         session, merchant, basis_points=700, valid_from=now - timedelta(hours=1), valid_to=now - timedelta(minutes=1)
     )
     await make_rate(session, merchant, basis_points=800, valid_from=now + timedelta(hours=1))
-    rate = {
+    rate: dict[str, Any] = {
         "kind": "fixed",
         "basis_points": None,
         "fixed": {"amount_minor": 25_000, "currency": "PKR"},
         "cap": {"amount_minor": 90_000, "currency": "PKR"},
+        "cap_month": None,
+        "tiers": [],
     }
     assert (await client.get(f"/v1/merchants/{merchant.id}")).json()["rate"] == rate
     assert (await client.get("/v1/merchants")).json()["items"][0]["rate"] == rate

@@ -76,7 +76,15 @@ async def test_click_freezes_the_rate_and_leads_to_the_merchant(
         "merchant_id": merchant.id,
         "offer_id": None,
         "redirect_url": f"http://cashback.test/r/{click.id}",
-        "rate": {"kind": "percent_of_sale", "basis_points": 500, "fixed": None, "cap": None},
+        "rate": {
+            "kind": "percent_of_sale",
+            "basis_points": 500,
+            "fixed": None,
+            "cap": None,
+            "cap_month": None,
+            "tiers": [],
+        },
+        "boosts": [],
         "created_at": click.created_at.isoformat().replace("+00:00", "Z"),
         "expires_at": click.expires_at.isoformat().replace("+00:00", "Z"),
     }
@@ -98,11 +106,13 @@ async def test_later_rates_do_not_change_what_was_promised(
         valid_from=datetime.now(UTC) - timedelta(hours=1),
     )
     first = (await post_click(client, headers, merchant)).json()
-    promised = {
+    promised: dict[str, Any] = {
         "kind": "fixed",
         "basis_points": None,
         "fixed": {"amount_minor": 25_000, "currency": "PKR"},
         "cap": {"amount_minor": 20_000, "currency": "PKR"},
+        "cap_month": None,
+        "tiers": [],
     }
     assert first["rate"] == promised
     await make_rate(session, merchant, basis_points=100, valid_from=datetime.now(UTC) - timedelta(seconds=1))

@@ -225,7 +225,8 @@ async def test_servers_of_a_killed_supervisor_are_stopped_first(
     left_behind = [member for pid in shown["pids"] for member in family(pid)]
     process.kill()
     process.wait()
-    assert not any(map(is_gone, left_behind))
+    # Of PostgreSQL's own helpers some come and go; the servers themselves stay.
+    assert not any(is_gone(psutil.Process(pid)) for pid in shown["pids"])
     os.kill(shown["pids"][1], signal.SIGSTOP)  # even one that is frozen
     with embedded_servers(data_dir) as urls:
         assert all(map(is_gone, left_behind))

@@ -14,14 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import db
 from app.config import Settings
-from app.ids import new_id
 from app.models import Merchant, Order, OrderStatus, StaffRole
 from app.schemas.report import MoneySum, ReportFormat, ReportMerchant, ReportRead, ReportRow
 from app.services import report_tables
-from app.services.orders.change import Target, change
 from app.services.report import InvalidPeriodError, choose_period
 from app.services.report_tables import COLUMNS, build_table, escape_formula
-from tests.factories import customer_headers, make_click, make_customer, make_merchant, staff_headers
+from tests.factories import customer_headers, make_click, make_customer, make_merchant, make_order, staff_headers
 
 NOON = datetime(2026, 5, 10, 12, tzinfo=UTC)
 MAY = {"from": "2026-05-01", "to": "2026-05-31"}
@@ -42,15 +40,16 @@ async def place_order(
     """An order in a state, posted to the ledger, and the click it came from."""
     customer = await make_customer(session)
     click = await make_click(session, customer, merchant, created_at=clicked_at or at)
-    order = Order(
-        id=new_id(), merchant_id=merchant.id, external_id=f"A-{new_id()}", source_id=merchant.source_id,
-        customer_id=customer.id, click_id=click.id, status=OrderStatus.PENDING, currency=currency or merchant.currency,
-        sale_minor=0, commission_minor=0, cashback_minor=0, explanation={}, ordered_at=at, revision=0,
-    )  # fmt: skip
-    session.add(order)
-    await session.flush()
-    await change(session, order, Target(status, sale, commission, cashback))
-    return order
+    return await make_order(
+        session,
+        click,
+        status=status,
+        sale=sale,
+        commission=commission,
+        cashback=cashback,
+        ordered_at=at,
+        currency=currency or merchant.currency,
+    )
 
 
 async def make_clicks(session: AsyncSession, merchant: Merchant, count: int, at: datetime = NOON) -> None:

@@ -3,7 +3,9 @@
 from fastapi import APIRouter
 
 from app.routers import (
+    admin_campaigns,
     admin_catalogue,
+    admin_orders,
     admin_webhooks,
     auth,
     catalogue,
@@ -29,6 +31,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     orders.router,
     webhooks.router,
     admin_catalogue.router,
+    admin_campaigns.router,
+    admin_orders.router,
     sources.router,
     feeds.router,
     admin_webhooks.router,

@@ -6,9 +6,20 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
 
-from app.models import MerchantStatus, RateKind
+from app.models import ClawbackPolicy, ExpireAs, MerchantStatus, RateKind
 from app.schemas.catalogue import RateRead
-from app.schemas.common import BasisPoints, Currency, Money, Page, RequestModel, ResponseModel, SafeText, Slug, UtcTime
+from app.schemas.common import (
+    BasisPoints,
+    Currency,
+    MinorAmount,
+    Money,
+    Page,
+    RequestModel,
+    ResponseModel,
+    SafeText,
+    Slug,
+    UtcTime,
+)
 from app.urls import is_http_url
 
 
@@ -51,6 +62,8 @@ MerchantSlug = Annotated[Slug, AfterValidator(_refuse_digits)]
 NetworkRef = Annotated[SafeText, StringConstraints(min_length=1, max_length=200)]
 HoldDays = Annotated[int, Field(ge=0, le=3650)]
 SourceId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+ExpireDays = Annotated[int, Field(ge=1, le=3650)]
+WriteOffDays = Annotated[int, Field(ge=0, le=3650)]
 Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 PositiveMoney = Annotated[Money, AfterValidator(_require_amount)]
 
@@ -70,7 +83,30 @@ class CategoryAdminRead(ResponseModel):
     name: str = Field(examples=["Fashion"])
 
 
-class MerchantCreate(RequestModel):
+class MerchantPolicies(RequestModel):
+    """When cashback is advanced, taken back and given up."""
+
+    payable_after_payment: bool = Field(
+        default=False, description="Cashback becomes payable only once the network has paid the order's commission."
+    )
+    exposure_limit_minor: MinorAmount | None = Field(
+        None,
+        description="Most cashback that may be payable before the network has paid for it, in minor units of the"
+        " merchant's currency; null: no limit.",
+    )
+    clawback_policy: ClawbackPolicy = Field(
+        ClawbackPolicy.NEGATIVE,
+        description="What a clawback that the balance does not cover becomes: `negative` balance, `offset` against"
+        " later cashback, or `write_off` after `write_off_days`.",
+    )
+    write_off_days: WriteOffDays | None = Field(None, description="With `write_off` only, and then needed.")
+    expire_days: ExpireDays | None = Field(
+        None, description="Days after the sale, after which an order that no report closed is closed; null: never."
+    )
+    expire_as: ExpireAs = Field(ExpireAs.DECLINED, description="What such an order becomes.")
+
+
+class MerchantCreate(MerchantPolicies):
     """A new merchant. It takes clicks once it has a rate in force and an active source."""
 
     model_config = ConfigDict(
@@ -105,6 +141,12 @@ class MerchantCreate(RequestModel):
     network_merchant_ref: NetworkRef | None = Field(None, description="The name it has at that source.")
     hold_days: HoldDays = Field(30, description="Days from approval until cashback can be paid out.")
 
+    @model_validator(mode="after")
+    def _write_off_has_its_days(self) -> Self:
+        if (self.clawback_policy is ClawbackPolicy.WRITE_OFF) != (self.write_off_days is not None):
+            raise ValueError("clawback_policy 'write_off' needs write_off_days, and the others must not have it")
+        return self
+
 
 class MerchantChange(RequestModel):
     """What to change; a member that is absent stays. The currency stays for ever: rates and offers are in it."""
@@ -122,6 +164,12 @@ class MerchantChange(RequestModel):
     source_id: SourceId | None = None
     network_merchant_ref: NetworkRef | None = None
     hold_days: HoldDays = Field(default_factory=absent)
+    payable_after_payment: bool = Field(default_factory=absent)
+    exposure_limit_minor: MinorAmount | None = None
+    clawback_policy: ClawbackPolicy = Field(default_factory=absent)
+    write_off_days: WriteOffDays | None = None
+    expire_days: ExpireDays | None = None
+    expire_as: ExpireAs = Field(default_factory=absent)
 
 
 class MerchantAdminRead(ResponseModel):
@@ -140,8 +188,22 @@ class MerchantAdminRead(ResponseModel):
     source_id: int | None = Field(examples=[1])
     network_merchant_ref: str | None = Field(examples=["1001"])
     hold_days: int = Field(examples=[30])
+    payable_after_payment: bool = Field(examples=[False])
+    exposure_limit_minor: int | None = Field(examples=[None])
+    clawback_policy: ClawbackPolicy = Field(examples=["negative"])
+    write_off_days: int | None = Field(examples=[None])
+    expire_days: int | None = Field(examples=[120])
+    expire_as: ExpireAs = Field(examples=["declined"])
     created_at: UtcTime
     updated_at: UtcTime
+
+
+class RateTierCreate(RequestModel):
+    """What holds in place of the rate for the whole sale, from a sale of this amount on."""
+
+    minimum_sale: PositiveMoney
+    basis_points: BasisPoints | None = None
+    fixed: PositiveMoney | None = None
 
 
 class RateCreate(RequestModel):
@@ -157,6 +219,8 @@ class RateCreate(RequestModel):
                     "kind": "percent_of_sale",
                     "basis_points": 450,
                     "cap": {"amount_minor": 100_000, "currency": "PKR"},
+                    "cap_month": {"amount_minor": 500_000, "currency": "PKR"},
+                    "tiers": [{"minimum_sale": {"amount_minor": 1_000_000, "currency": "PKR"}, "basis_points": 700}],
                 },
                 {"kind": "fixed", "fixed": {"amount_minor": 25_000, "currency": "PKR"}},
             ]
@@ -166,7 +230,16 @@ class RateCreate(RequestModel):
     kind: RateKind
     basis_points: BasisPoints | None = Field(None, description="For a share: hundredths of a percent.")
     fixed: PositiveMoney | None = Field(None, description="For `fixed`: cashback an order.")
+    category: Slug | None = Field(
+        None, description="Slug of a category: the rate holds for clicks on the merchant's offers in it."
+    )
     cap: PositiveMoney | None = Field(None, description="Most cashback an order.")
+    cap_month: PositiveMoney | None = Field(
+        None, description="Most cashback of a customer at this merchant in a calendar month (UTC)."
+    )
+    tiers: list[RateTierCreate] = Field(
+        [], max_length=20, description="What holds for the whole sale from an amount on; by rising amounts."
+    )
     valid_from: Moment | None = Field(None, examples=["2026-01-31T12:00:00Z"])
     valid_to: Moment | None = Field(None, examples=["2026-02-28T12:00:00Z"])
 
@@ -175,6 +248,12 @@ class RateCreate(RequestModel):
         fixed = self.kind is RateKind.FIXED
         if fixed != (self.fixed is not None) or fixed == (self.basis_points is not None):
             raise ValueError("kind 'fixed' needs fixed and no basis_points; the others need basis_points and no fixed")
+        for tier in self.tiers:
+            if fixed != (tier.fixed is not None) or fixed == (tier.basis_points is not None):
+                raise ValueError("a tier has the same of fixed and basis_points as its rate")
+        amounts = [tier.minimum_sale.amount_minor for tier in self.tiers]
+        if amounts != sorted(set(amounts)):
+            raise ValueError("tiers must have rising minimum_sale amounts")
         return self
 
 
@@ -182,6 +261,7 @@ class RateAdminRead(RateRead):
     """A rate, as staff see it."""
 
     id: UUID
+    category: str | None = Field(description="Slug of the category it holds for; null: for all others.")
     valid_from: UtcTime
     valid_to: UtcTime | None
     created_at: UtcTime

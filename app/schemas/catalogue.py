@@ -1,7 +1,7 @@
 """What shoppers see of the catalogue: categories, merchants with their rate, offers; and how lists are filtered."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
@@ -22,6 +22,14 @@ SearchText = Annotated[
 PriceBound = Annotated[int, Field(ge=0, le=MAX_MINOR, examples=[150_000])]
 
 
+class RateTier(ResponseModel):
+    """What holds in place of the rate for the whole sale, from a sale of this amount on."""
+
+    minimum_sale: Money
+    basis_points: int | None = Field(None, description="Hundredths of a percent.", examples=[700])
+    fixed: Money | None = Field(None, description="Cashback an order.", examples=[None])
+
+
 class RateRead(ResponseModel):
     """A cashback rate: a share of the sale or of the commission, or a fixed amount an order."""
 
@@ -29,6 +37,11 @@ class RateRead(ResponseModel):
     basis_points: int | None = Field(description="Hundredths of a percent; null for a fixed amount.", examples=[450])
     fixed: Money | None = Field(description="Cashback an order; null for a share.", examples=[None])
     cap: Money | None = Field(description="Most cashback an order; null without a limit.")
+    cap_month: Money | None = Field(
+        None,
+        description="Most cashback of a customer at this merchant in a calendar month (UTC); null without a limit.",
+    )
+    tiers: list[RateTier] = Field([], description="By rising amounts; of those that the sale reaches the last holds.")
 
     @classmethod
     def of(
@@ -39,14 +52,29 @@ class RateRead(ResponseModel):
         fixed_minor: int | None,
         cap_minor: int | None,
         currency: str,
+        cap_month_minor: int | None = None,
+        tiers: list[dict[str, Any]] | None = None,
     ) -> Self:
         """Build it from the columns of a rate or a click; both amounts are in the merchant's currency."""
         return cls(
             kind=kind,
             basis_points=basis_points,
-            fixed=None if fixed_minor is None else Money(amount_minor=fixed_minor, currency=currency),
-            cap=None if cap_minor is None else Money(amount_minor=cap_minor, currency=currency),
+            fixed=_money(fixed_minor, currency),
+            cap=_money(cap_minor, currency),
+            cap_month=_money(cap_month_minor, currency),
+            tiers=[
+                RateTier(
+                    minimum_sale=Money(amount_minor=tier["from_minor"], currency=currency),
+                    basis_points=tier.get("basis_points"),
+                    fixed=_money(tier.get("fixed_minor"), currency),
+                )
+                for tier in tiers or ()
+            ],
         )
+
+
+def _money(amount_minor: int | None, currency: str) -> Money | None:
+    return None if amount_minor is None else Money(amount_minor=amount_minor, currency=currency)
 
 
 class CategoryRead(ResponseModel):

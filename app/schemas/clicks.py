@@ -4,8 +4,9 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from app.models import RateKind
 from app.schemas.catalogue import MerchantId, RateRead
-from app.schemas.common import Page, RequestModel, ResponseModel, UtcTime
+from app.schemas.common import Money, Page, RequestModel, ResponseModel, UtcTime
 
 
 class ClickCreate(RequestModel):
@@ -19,6 +20,18 @@ class ClickCreate(RequestModel):
     offer_id: UUID | None = None
 
 
+class BoostRead(ResponseModel):
+    """Extra cashback of a campaign: a share of the sale or of the commission, or a fixed amount an order."""
+
+    campaign_id: UUID
+    name: str = Field(examples=["Eid week"])
+    kind: RateKind
+    basis_points: int | None = Field(examples=[200])
+    fixed: Money | None
+    cap: Money | None = Field(description="Most of it an order; null without a limit.")
+    minimum_sale: Money | None = Field(description="From this sale on; null: from any.")
+
+
 class ClickRead(ResponseModel):
     """A click, with the rate that was promised: it holds for sales until `expires_at`, whatever changes later."""
 
@@ -30,6 +43,7 @@ class ClickRead(ResponseModel):
         examples=["https://api.example/r/0197b2a4-70aa-7c11-8f21-9d1e5c7b6a40"],
     )
     rate: RateRead
+    boosts: list[BoostRead] = Field(description="Campaigns that add to it, each while its budget lasts.")
     created_at: UtcTime = Field(examples=["2026-01-31T12:00:00Z"])
     expires_at: UtcTime = Field(examples=["2026-03-17T12:00:00Z"])
 

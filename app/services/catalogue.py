@@ -176,6 +176,8 @@ def _merchant(row: AnyRow) -> dict[str, Any]:
             basis_points=row.basis_points,
             fixed_minor=row.fixed_minor,
             cap_minor=row.cap_minor,
+            cap_month_minor=row.cap_month_minor,
+            tiers=row.tiers,
             currency=row.currency,
         )
     return {**shown, "rate": rate}

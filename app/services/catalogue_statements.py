@@ -103,6 +103,8 @@ def _with_rates(page: Select[Merchant]) -> Statement:
             rate.basis_points,
             rate.fixed_minor,
             rate.cap_minor,
+            rate.cap_month_minor,
+            rate.tiers,
         )
         .outerjoin(Category, Category.id == merchant.category_id)
         .outerjoin(rate, true())

@@ -1,19 +1,34 @@
 """Clicks: a customer leaves for a merchant, and the rate in force is promised."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, select, true
+from sqlalchemy import Row, ScalarSelect, Select, and_, func, select, true
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from app.config import Settings
 from app.errors import ConflictError, ForbiddenError, NotFoundError
 from app.ids import new_id
-from app.models import Click, Customer, CustomerStatus, Merchant, MerchantStatus, Offer, Rate, Source, SourceStatus
+from app.models import (
+    Campaign,
+    Click,
+    ClickOrigin,
+    Customer,
+    CustomerStatus,
+    Merchant,
+    MerchantStatus,
+    Offer,
+    Rate,
+    Source,
+    SourceStatus,
+)
 from app.schemas.catalogue import RateRead
-from app.schemas.clicks import ClickPage, ClickRead
+from app.schemas.clicks import BoostRead, ClickPage, ClickRead
+from app.schemas.common import Money
 from app.services.catalogue import MerchantNotFoundError
 from app.services.click_targets import target_url
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
@@ -145,6 +160,9 @@ async def create_click(
         rate_basis_points=way.basis_points,
         rate_fixed_minor=way.fixed_minor,
         rate_cap_minor=way.cap_minor,
+        rate_cap_month_minor=way.cap_month_minor,
+        rate_tiers=way.tiers,
+        boosts=way.boosts,
         currency=way.currency,
         created_at=now,
         expires_at=now + timedelta(days=settings.click_lifetime_days),
@@ -152,6 +170,40 @@ async def create_click(
     session.add(click)
     await session.flush()
     return _read(click, public_url)
+
+
+async def promise_for_claim(
+    session: AsyncSession, settings: Settings, *, customer_id: UUID, merchant_id: int, at: datetime
+) -> Click:
+    """Record, for a claim that staff grant without a click, the promise a click at that time would have been.
+
+    Boosts are not promised afterwards. Raises MerchantNotFoundError and MerchantWithoutRateError.
+    """
+    merchant = await session.get(Merchant, merchant_id)
+    if merchant is None:
+        raise MerchantNotFoundError(merchant_id)
+    rate = await session.scalar(Rate.in_force(merchant_id, at))
+    if rate is None:
+        raise MerchantWithoutRateError(merchant_id)
+    click = Click(
+        id=new_id(),
+        customer_id=customer_id,
+        merchant_id=merchant_id,
+        origin=ClickOrigin.CLAIM,
+        target_url=merchant.tracking_url,
+        rate_kind=rate.kind,
+        rate_basis_points=rate.basis_points,
+        rate_fixed_minor=rate.fixed_minor,
+        rate_cap_minor=rate.cap_minor,
+        rate_cap_month_minor=rate.cap_month_minor,
+        rate_tiers=rate.tiers,
+        currency=merchant.currency,
+        created_at=at,
+        expires_at=at + timedelta(days=settings.click_lifetime_days),
+    )
+    session.add(click)
+    await session.flush()
+    return click
 
 
 async def get_target_url(session: AsyncSession, *, click_id: UUID) -> str:
@@ -166,7 +218,12 @@ async def list_clicks(
     session: AsyncSession, *, customer_id: UUID, public_url: str, limit: int, cursor: str | None
 ) -> ClickPage:
     """Return a customer's clicks, newest first. Raises InvalidCursorError."""
-    statement = select(Click).where(Click.customer_id == customer_id).order_by(Click.id.desc()).limit(limit + 1)
+    statement = (
+        select(Click)
+        .where(Click.customer_id == customer_id, Click.origin == ClickOrigin.CUSTOMER)
+        .order_by(Click.id.desc())
+        .limit(limit + 1)
+    )
     if cursor is not None:
         (after,) = decode_cursor(cursor, UUID)
         statement = statement.where(Click.id < after)
@@ -177,7 +234,7 @@ async def list_clicks(
 
 async def _find_way(session: AsyncSession, *, merchant_id: int, offer_id: UUID | None, at: datetime) -> _Way:
     """Return merchant, rate, source and offer of a click in one row, or raise what stands in its way."""
-    rate = aliased(Rate, Rate.in_force(merchant_id, at).subquery())
+    rate = aliased(Rate, Rate.in_force(merchant_id, at, category_id=Offer.category_id).lateral("rate"))
     statement: Select[*tuple[Any, ...]] = (
         select(
             Merchant.status,
@@ -189,14 +246,17 @@ async def _find_way(session: AsyncSession, *, merchant_id: int, offer_id: UUID |
             rate.basis_points,
             rate.fixed_minor,
             rate.cap_minor,
+            rate.cap_month_minor,
+            rate.tiers,
+            _boosts(at).label("boosts"),
             Offer.id.label("offer_id"),
             Offer.merchant_id.label("offer_merchant_id"),
             Offer.url.label("offer_url"),
             Offer.removed_at,
         )
         .outerjoin(Source, and_(Source.id == Merchant.source_id, Source.status == SourceStatus.ACTIVE))
-        .outerjoin(rate, true())
         .outerjoin(Offer, Offer.id == offer_id)
+        .outerjoin(rate, true())
         .where(Merchant.id == merchant_id)
     )
     row = (await session.execute(statement)).one_or_none()
@@ -206,6 +266,32 @@ async def _find_way(session: AsyncSession, *, merchant_id: int, offer_id: UUID |
     if offer_id is not None:
         _refuse_offer(row, merchant_id, offer_id)
     return row
+
+
+def _boosts(at: datetime) -> ScalarSelect[Any]:
+    """Freeze the campaigns in force at the merchant, as `services/orders/boosts.py` reads them."""
+    campaign = aliased(
+        Campaign,
+        Campaign.in_force(at, merchant_id=Merchant.id, category_id=Merchant.category_id, currency=Merchant.currency)
+        # A subquery in FROM takes nothing from outside by itself: it would be joined with every merchant there is.
+        .correlate(Merchant)
+        .subquery("campaign"),
+    )
+    frozen = func.jsonb_build_object(
+        *chain.from_iterable(
+            (name, column)
+            for name, column in (
+                ("campaign_id", campaign.id),
+                ("name", campaign.name),
+                ("kind", campaign.kind),
+                ("basis_points", campaign.basis_points),
+                ("fixed_minor", campaign.fixed_minor),
+                ("cap_minor", campaign.cap_minor),
+                ("minimum_sale_minor", campaign.minimum_sale_minor),
+            )
+        )
+    )
+    return select(func.jsonb_agg(frozen, type_=JSONB)).correlate(Merchant).scalar_subquery()
 
 
 def _refuse_merchant(row: _Way, merchant_id: int) -> None:
@@ -234,6 +320,8 @@ def _read(click: Click, public_url: str) -> ClickRead:
         basis_points=click.rate_basis_points,
         fixed_minor=click.rate_fixed_minor,
         cap_minor=click.rate_cap_minor,
+        cap_month_minor=click.rate_cap_month_minor,
+        tiers=click.rate_tiers,
         currency=click.currency,
     )
     return ClickRead(
@@ -242,6 +330,22 @@ def _read(click: Click, public_url: str) -> ClickRead:
         offer_id=click.offer_id,
         redirect_url=f"{public_url}/r/{click.id}",
         rate=rate,
+        boosts=[_read_boost(boost, click.currency) for boost in click.boosts or ()],
         created_at=click.created_at,
         expires_at=click.expires_at,
+    )
+
+
+def _read_boost(boost: dict[str, Any], currency: str) -> BoostRead:
+    def money(amount_minor: int | None) -> Money | None:
+        return Money(amount_minor=amount_minor, currency=currency) if amount_minor else None
+
+    return BoostRead(
+        campaign_id=boost["campaign_id"],
+        name=boost["name"],
+        kind=boost["kind"],
+        basis_points=boost["basis_points"],
+        fixed=money(boost["fixed_minor"]),
+        cap=money(boost["cap_minor"]),
+        minimum_sale=money(boost["minimum_sale_minor"]),
     )

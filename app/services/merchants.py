@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy.exc
@@ -19,6 +20,7 @@ from app.schemas.admin_catalogue import (
     RateAdminPage,
     RateAdminRead,
     RateCreate,
+    RateTierCreate,
 )
 from app.schemas.catalogue import RateRead
 from app.schemas.common import Money
@@ -98,11 +100,22 @@ class RatePeriodError(InvalidRequestError):
         super().__init__("valid_to must be after valid_from, which is now when it is not given.")
 
 
+class WriteOffDaysError(InvalidRequestError):
+    """The clawback policy and its days do not fit each other."""
+
+    code = "write_off_days_mismatch"
+    title = "Write-off days"
+
+    def __init__(self) -> None:
+        super().__init__("clawback_policy 'write_off' needs write_off_days, and the others must not have it.")
+
+
 _REFUSALS: dict[str, Callable[[], AppError]] = {
     "uq_categories_slug": CategorySlugTakenError,
     "uq_merchants_slug": MerchantSlugTakenError,
     "uq_merchants_source_id_network_merchant_ref": NetworkMerchantRefTakenError,
     "fk_merchants_source_id_sources": UnknownMerchantSourceError,
+    "ck_merchants_write_off_days": WriteOffDaysError,
 }
 
 
@@ -130,6 +143,9 @@ async def change_merchant(session: AsyncSession, *, merchant_id: int, change: Me
     changes = change.model_dump(exclude_unset=True)
     if "category" in changes:
         changes["category_id"] = await _category_id(session, changes.pop("category"))
+    if "clawback_policy" in changes and "write_off_days" not in changes:
+        # The days of before belong to the policy of before.
+        changes["write_off_days"] = merchant.write_off_days if changes["clawback_policy"] == "write_off" else None
     for name, value in changes.items():
         setattr(merchant, name, value)
     await _flush(session)
@@ -161,7 +177,7 @@ async def list_merchants(
 async def add_rate(session: AsyncSession, *, merchant_id: int, wanted: RateCreate) -> RateAdminRead:
     """Add a rate; see `Rate.in_force` for how overlapping ones are told apart. Clicks of before keep theirs.
 
-    Raises MerchantNotFoundError, RateCurrencyError or RatePeriodError.
+    Raises MerchantNotFoundError, UnknownCategoryError, RateCurrencyError or RatePeriodError.
     """
     merchant = await _get(session, merchant_id)
     valid_from = wanted.valid_from or datetime.now(UTC)
@@ -169,32 +185,37 @@ async def add_rate(session: AsyncSession, *, merchant_id: int, wanted: RateCreat
         raise RatePeriodError
     rate = Rate(
         merchant_id=merchant.id,
+        category_id=await _category_id(session, wanted.category),
         kind=wanted.kind,
         basis_points=wanted.basis_points,
         fixed_minor=_minor(wanted.fixed, merchant.currency),
         cap_minor=_minor(wanted.cap, merchant.currency),
+        cap_month_minor=_minor(wanted.cap_month, merchant.currency),
+        tiers=[_tier(tier, merchant.currency) for tier in wanted.tiers] or None,
         valid_from=valid_from,
         valid_to=wanted.valid_to,
     )
     session.add(rate)
     await session.flush()
-    return _read_rate(rate, merchant.currency)
+    return _read_rate(rate, merchant.currency, wanted.category)
 
 
 async def list_rates(session: AsyncSession, *, merchant_id: int, limit: int, cursor: str | None) -> RateAdminPage:
     """Return a merchant's rates, the latest to begin first. Raises MerchantNotFoundError and InvalidCursorError."""
     merchant = await _get(session, merchant_id)
     statement = (
-        select(Rate)
+        select(Rate, Category.slug)
+        .outerjoin(Category, Category.id == Rate.category_id)
         .where(Rate.merchant_id == merchant_id)
         .order_by(Rate.valid_from.desc(), Rate.id.desc())
         .limit(limit + 1)
     )
     if cursor is not None:
         statement = statement.where(tuple_(Rate.valid_from, Rate.id) < tuple_(*decode_cursor(cursor, datetime, UUID)))
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
-    items = [_read_rate(rate, merchant.currency) for rate in rows]
-    return RateAdminPage(items=items, next_cursor=encode_cursor(rows[-1].valid_from, rows[-1].id) if more else None)
+    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    items = [_read_rate(rate, merchant.currency, category) for rate, category in rows]
+    next_cursor = encode_cursor(items[-1].valid_from, items[-1].id) if more else None
+    return RateAdminPage(items=items, next_cursor=next_cursor)
 
 
 async def _get(session: AsyncSession, merchant_id: int) -> Merchant:
@@ -237,14 +258,29 @@ def _read(merchant: Merchant, category: str | None) -> MerchantAdminRead:
     return MerchantAdminRead.model_validate({**columns, "category": category})
 
 
-def _read_rate(rate: Rate, currency: str) -> RateAdminRead:
+def _tier(tier: RateTierCreate, currency: str) -> dict[str, Any]:
+    """Return a tier as `Rate.tiers` keeps it."""
+    kept: dict[str, Any] = {"from_minor": _minor(tier.minimum_sale, currency)}
+    if tier.fixed is not None:
+        return {**kept, "fixed_minor": _minor(tier.fixed, currency)}
+    return {**kept, "basis_points": tier.basis_points}
+
+
+def _read_rate(rate: Rate, currency: str, category: str | None) -> RateAdminRead:
     value = RateRead.of(
         kind=rate.kind,
         basis_points=rate.basis_points,
         fixed_minor=rate.fixed_minor,
         cap_minor=rate.cap_minor,
+        cap_month_minor=rate.cap_month_minor,
+        tiers=rate.tiers,
         currency=currency,
     )
     return RateAdminRead(
-        **dict(value), id=rate.id, valid_from=rate.valid_from, valid_to=rate.valid_to, created_at=rate.created_at
+        **dict(value),
+        id=rate.id,
+        category=category,
+        valid_from=rate.valid_from,
+        valid_to=rate.valid_to,
+        created_at=rate.created_at,
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import FieldError, InvalidRequestError
-from app.models import Click, Merchant, Order, OrderStatus
+from app.models import Click, ClickOrigin, Merchant, Order, OrderStatus
 from app.money import BASIS_POINTS
 from app.schemas.report import MoneySum, ReportFigures, ReportMerchant, ReportRead, ReportRow
 from app.services.catalogue import MerchantNotFoundError
@@ -75,7 +75,7 @@ def _figures(start: datetime, end: datetime, merchant_id: int | None) -> Select[
     """Count clicks and orders of `[start, end)`, and lay both side by side."""
     clicks = (
         select(Click.merchant_id, Click.currency, func.count().label("clicks"))
-        .where(Click.created_at >= start, Click.created_at < end)
+        .where(Click.created_at >= start, Click.created_at < end, Click.origin == ClickOrigin.CUSTOMER)
         .group_by(Click.merchant_id, Click.currency)
     )
     live = Order.status.not_in(_DEAD)

@@ -10,6 +10,7 @@ from app.ids import new_id
 from app.models import Customer, Merchant, Order, OrderStatus
 from app.services.orders.change import follow_reports
 from app.services.orders.fold import Folded
+from app.services.orders.report import start_order
 from tests.factories import customer_headers, make_click, make_customer, make_merchant
 
 
@@ -17,13 +18,15 @@ async def make_order(session: AsyncSession, customer: Customer, merchant: Mercha
     """A pending order of 1,000.00 that went through the ledger."""
     click = await make_click(session, customer, merchant)
     now = datetime.now(UTC)
-    order = Order(
-        id=new_id(), merchant_id=merchant.id, external_id=external_id, source_id=merchant.source_id,
-        customer_id=customer.id, click_id=click.id, status=OrderStatus.PENDING, currency="PKR", sale_minor=0,
-        commission_minor=0, cashback_minor=0, explanation={}, ordered_at=now, revision=0,
-    )  # fmt: skip
-    session.add(order)
-    await session.flush()
+    order = await start_order(
+        session,
+        merchant=merchant,
+        source_id=merchant.source_id or 0,
+        click=click,
+        external_id=external_id,
+        reported_currency="PKR",
+        ordered_at=now,
+    )
     await follow_reports(
         session,
         order,
@@ -46,7 +49,8 @@ async def test_an_order_explains_its_cashback(
     assert answer["merchant"] == {"id": merchant.id, "slug": merchant.slug, "name": merchant.name}
     assert answer["cashback"] == {"amount_minor": 5_000, "currency": "PKR"}
     assert answer["explanation"] == [
-        {"step": "rate", "detail": "5 % of the sale of 1000.00 PKR", "amount_minor": 5_000}
+        {"step": "base", "detail": "the sale of 1000.00 PKR", "amount_minor": 0},
+        {"step": "rate", "detail": "5 % of the sale", "amount_minor": 5_000},
     ]
     assert [state["status"] for state in answer["history"]] == ["pending"]
 

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from app.config import Settings
 from app.db import transaction
-from app.models import CauseType, Order, OrderStatus, SourceKind, Transfer, WebhookEvent, WebhookStatus
+from app.models import CauseType, ExchangeRate, Order, OrderStatus, SourceKind, Transfer, WebhookEvent, WebhookStatus
 from app.services.ledger import post as ledger_post
 from app.workers.orders import release_payable
 from tests.factories import make_click, make_customer, make_merchant, make_source
@@ -225,10 +225,15 @@ async def test_an_unsigned_source_is_fenced(
 
 
 async def test_a_plausible_awin_push_is_credited(world: World, awin_push: bytes) -> None:
+    async with transaction() as session:
+        # The merchant's cashback is in rupees, the network reports in pounds.
+        today = datetime.now(UTC).date()
+        session.add(ExchangeRate(base="GBP", quote="PKR", effective_on=today, rate_e12=350 * 10**12))
     assert await push_awin(world, awin_push, {}) == (WebhookStatus.PROCESSED, "")
     order = await world.order("105956531")
-    assert (order.currency, order.sale_minor, order.commission_minor) == ("GBP", 2_609, 164)
-    assert order.cashback_minor == 130  # 5 % of 26.09 is 1.3045
+    assert (order.reported_currency, order.reported_sale_minor, order.reported_commission_minor) == ("GBP", 2_609, 164)
+    assert (order.currency, order.sale_minor, order.commission_minor) == ("PKR", 913_150, 57_400)
+    assert order.cashback_minor == 45_658  # 5 % of 9,131.50 is 456.575
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy import func, insert, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.errors import ConflictError
 from app.ids import new_id
 from app.models import Account, CauseType, Posting, Transfer, Wallet
 
@@ -21,7 +22,18 @@ _WALLET_COLUMNS = {
     Account.CUSTOMER_PENDING: Wallet.pending_minor,
     Account.CUSTOMER_AVAILABLE: Wallet.available_minor,
     Account.CUSTOMER_IN_PAYOUT: Wallet.in_payout_minor,
+    Account.CUSTOMER_DEBT: Wallet.debt_minor,
 }
+
+
+class InsufficientBalanceError(ConflictError):
+    """The customer's available balance does not cover the amount."""
+
+    code = "insufficient_balance"
+    title = "Insufficient balance"
+
+    def __init__(self, currency: str) -> None:
+        super().__init__(f"The available balance in {currency} does not cover this amount.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +84,12 @@ async def post(
     lines: Sequence[Line],
     details: dict[str, Any] | None = None,
     corrects_id: UUID | None = None,
+    covered: bool = False,
 ) -> UUID | None:
     """Post one transfer and return its id, or None when nothing moves. Lines of one account are netted.
+
+    With `covered` no available balance may come below zero: raises InsufficientBalanceError, and whatever races for
+    the same balance, only what it covers succeeds. Without it only clawbacks take more than there is.
 
     The database refuses an unbalanced transfer at commit, and the same (cause, purpose) at once: a caller that
     could come twice guards by status under a row lock, and this is the second wall.
@@ -106,8 +122,18 @@ async def post(
             for line in moved
         ],
     )
-    await _move_wallets(session, moved)
+    await _move_wallets(session, moved, covered=covered)
     return transfer_id
+
+
+async def note_paid(session: AsyncSession, *, customer_id: UUID, currency: str, amount_minor: int) -> None:
+    """Add to what a customer has been paid so far (or take from it what came back): a figure beside the balances."""
+    await session.execute(
+        update(Wallet)
+        .where(Wallet.customer_id == customer_id, Wallet.currency == currency)
+        .values(paid_minor=Wallet.paid_minor + amount_minor, updated_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _net(lines: Sequence[Line]) -> list[Line]:
@@ -117,12 +143,13 @@ def _net(lines: Sequence[Line]) -> list[Line]:
     return [replace(account, amount_minor=amount) for account, amount in sums.items() if amount != 0]
 
 
-async def _move_wallets(session: AsyncSession, lines: Sequence[Line]) -> None:
+async def _move_wallets(session: AsyncSession, lines: Sequence[Line], *, covered: bool) -> None:
     changes: dict[tuple[UUID, str], dict[Account, int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:
         if line.customer_id is not None:
-            # A liability grows by a credit, which is negative here.
-            changes[line.customer_id, line.currency][line.account] -= line.amount_minor
+            # A liability grows by a credit, which is negative here; a debt is an asset of ours.
+            sign = 1 if line.account is Account.CUSTOMER_DEBT else -1
+            changes[line.customer_id, line.currency][line.account] += sign * line.amount_minor
     # In one order everywhere, so that two transfers over the same wallets cannot deadlock.
     for (customer_id, currency), moved in sorted(changes.items()):
         columns = {_WALLET_COLUMNS[account]: _WALLET_COLUMNS[account] + amount for account, amount in moved.items()}
@@ -133,6 +160,12 @@ async def _move_wallets(session: AsyncSession, lines: Sequence[Line]) -> None:
             .returning(Wallet.customer_id)
             .execution_options(synchronize_session=False)
         )
+        if covered and (taken := moved[Account.CUSTOMER_AVAILABLE]) < 0:
+            # The condition is judged on the newest row once the lock is ours: the database decides a race.
+            move = move.where(Wallet.available_minor >= -taken)
+            if (await session.execute(move)).first() is None:
+                raise InsufficientBalanceError(currency)
+            continue
         if (await session.execute(move)).first() is None:
             # First the row, then the change: one upsert's CHECK would judge the change as if it were the balance.
             await session.execute(

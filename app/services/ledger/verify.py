@@ -54,65 +54,178 @@ INVARIANTS = (
     ),
     Invariant(
         "wallets_equal_postings",
-        "Each wallet equals the sum of its postings.",
+        "Each wallet equals the sum of its postings, and what it says was paid the payouts that were.",
         """
         SELECT coalesce(w.customer_id, p.customer_id) || ' ' || coalesce(w.currency, p.currency),
-               format('wallet %s/%s/%s, postings %s/%s/%s', w.pending_minor, w.available_minor, w.in_payout_minor,
-                      p.pending, p.available, p.in_payout)
+               format('wallet %s/%s/%s/%s, postings %s/%s/%s/%s', w.pending_minor, w.available_minor, w.in_payout_minor,
+                      w.debt_minor, p.pending, p.available, p.in_payout, p.debt)
+               || format(', paid %s, payouts %s', w.paid_minor, q.paid)
         FROM wallets w
         FULL JOIN (SELECT customer_id, currency,
                           -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_pending'), 0) AS pending,
                           -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_available'), 0) AS available,
-                          -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_in_payout'), 0) AS in_payout
+                          -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_in_payout'), 0) AS in_payout,
+                          coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_debt'), 0) AS debt
                    FROM postings WHERE customer_id IS NOT NULL GROUP BY customer_id, currency) p
           ON p.customer_id = w.customer_id AND p.currency = w.currency
-        WHERE (coalesce(w.pending_minor, 0), coalesce(w.available_minor, 0), coalesce(w.in_payout_minor, 0))
-              IS DISTINCT FROM (coalesce(p.pending, 0), coalesce(p.available, 0), coalesce(p.in_payout, 0))
+        FULL JOIN (SELECT customer_id, currency, sum(amount_minor) AS paid
+                   FROM payouts WHERE status = 'paid' GROUP BY customer_id, currency) q
+          ON q.customer_id = w.customer_id AND q.currency = w.currency
+        WHERE (coalesce(w.pending_minor, 0), coalesce(w.available_minor, 0), coalesce(w.in_payout_minor, 0),
+               coalesce(w.debt_minor, 0), coalesce(w.paid_minor, 0))
+              IS DISTINCT FROM (coalesce(p.pending, 0), coalesce(p.available, 0), coalesce(p.in_payout, 0),
+                                coalesce(p.debt, 0), coalesce(q.paid, 0))
         """,
     ),
     Invariant(
         "available_negative_only_by_clawback",
-        "Available money is below zero only where an order was reversed after it had become payable.",
+        "Available money is below zero only where something was taken back after it had become available.",
         """
         SELECT w.customer_id || ' ' || w.currency, w.available_minor::text
         FROM wallets w
-        WHERE w.available_minor < 0 AND NOT EXISTS (
+        WHERE w.available_minor < 0
+          AND NOT EXISTS (
             SELECT FROM orders o JOIN order_changes c ON c.order_id = o.id
             WHERE o.customer_id = w.customer_id AND o.currency = w.currency AND c.status IN ('reversed', 'payable')
             GROUP BY o.id HAVING count(*) > 1)
+          AND NOT EXISTS (
+            SELECT FROM referrals r
+            WHERE w.customer_id IN (r.referrer_id, r.invited_id) AND r.currency = w.currency AND r.revision > 1)
         """,
     ),
     Invariant(
         "orders_equal_postings",
-        "Each order's postings equal its commission, cashback and margin in its state.",
+        "Each order's postings equal its commission, cashback, boosts and margin in its state.",
         """
-        WITH expected AS (
-            SELECT id,
-                   CASE WHEN status NOT IN ('declined', 'reversed') THEN commission_minor ELSE 0 END AS receivable,
-                   CASE WHEN status IN ('pending', 'approved') THEN cashback_minor ELSE 0 END AS pending,
-                   CASE WHEN status = 'payable' THEN cashback_minor ELSE 0 END AS available,
-                   CASE WHEN status IN ('pending', 'approved') THEN commission_minor - cashback_minor ELSE 0 END
-                       AS margin_pending,
-                   CASE WHEN status = 'payable' THEN commission_minor - cashback_minor ELSE 0 END AS margin
-            FROM orders
+        WITH position AS (
+            SELECT id, line.account, line.currency, sum(line.amount) AS amount
+            FROM orders CROSS JOIN LATERAL (VALUES
+                ('network_receivable', reported_currency, reported_commission_minor::numeric),
+                ('currency_exchange', reported_currency,
+                 CASE WHEN reported_currency <> currency THEN -reported_commission_minor ELSE 0 END),
+                ('currency_exchange', currency,
+                 CASE WHEN reported_currency <> currency THEN commission_minor ELSE 0 END),
+                (CASE WHEN status = 'payable' THEN 'customer_available' ELSE 'customer_pending' END, currency,
+                 -cashback_minor),
+                ('promotions', currency, boost_minor),
+                (CASE WHEN status = 'payable' THEN 'margin' ELSE 'margin_pending' END, currency,
+                 -(commission_minor - (cashback_minor - boost_minor)))
+            ) line(account, currency, amount)
+            WHERE status IN ('pending', 'approved', 'payable')
+            GROUP BY id, line.account, line.currency
         ), posted AS (
-            SELECT t.cause_id AS id,
-                   coalesce(sum(p.amount_minor) FILTER (WHERE account = 'network_receivable'), 0) AS receivable,
-                   -coalesce(sum(p.amount_minor) FILTER (WHERE account = 'customer_pending'), 0) AS pending,
-                   -coalesce(sum(p.amount_minor) FILTER (WHERE account = 'customer_available'), 0) AS available,
-                   -coalesce(sum(p.amount_minor) FILTER (WHERE account = 'margin_pending'), 0) AS margin_pending,
-                   -coalesce(sum(p.amount_minor) FILTER (WHERE account = 'margin'), 0) AS margin
+            SELECT t.cause_id AS id, p.account, p.currency, sum(p.amount_minor) AS amount
             FROM transfers t JOIN postings p ON p.transfer_id = t.id
-            WHERE t.cause_type = 'order' GROUP BY t.cause_id
+            WHERE t.cause_type = 'order' GROUP BY t.cause_id, p.account, p.currency
         )
         SELECT coalesce(e.id, p.id)::text,
-               format('expected %s/%s/%s/%s/%s, posted %s/%s/%s/%s/%s', e.receivable, e.pending, e.available,
-                      e.margin_pending, e.margin, p.receivable, p.pending, p.available, p.margin_pending, p.margin)
+               format('%s %s: expected %s, posted %s', coalesce(e.account, p.account), coalesce(e.currency, p.currency),
+                      coalesce(e.amount, 0), coalesce(p.amount, 0))
+        FROM position e FULL JOIN posted p ON p.id = e.id AND p.account = e.account AND p.currency = e.currency
+        WHERE coalesce(e.amount, 0) <> coalesce(p.amount, 0)
+        """,
+    ),
+    Invariant(
+        "payouts_equal_postings",
+        "Each payout's postings equal its amount and fee in its state.",
+        """
+        WITH position AS (
+            SELECT id, line.account, line.amount
+            FROM payouts CROSS JOIN LATERAL (VALUES
+                ('customer_available', CASE WHEN status NOT IN ('failed', 'rejected') THEN amount_minor ELSE 0 END),
+                ('customer_in_payout',
+                 CASE WHEN status IN ('requested', 'approved', 'sent') THEN -amount_minor ELSE 0 END),
+                ('cash', CASE WHEN status = 'paid' THEN -(amount_minor - fee_minor) ELSE 0 END),
+                ('payout_fees', CASE WHEN status = 'paid' THEN -fee_minor ELSE 0 END)
+            ) line(account, amount)
+        ), posted AS (
+            SELECT t.cause_id AS id, p.account, sum(p.amount_minor) AS amount
+            FROM transfers t JOIN postings p ON p.transfer_id = t.id
+            WHERE t.cause_type = 'payout' GROUP BY t.cause_id, p.account
+        )
+        SELECT coalesce(e.id, p.id)::text,
+               format('%s: expected %s, posted %s', coalesce(e.account, p.account), coalesce(e.amount, 0),
+                      coalesce(p.amount, 0))
+        FROM position e FULL JOIN posted p ON p.id = e.id AND p.account = e.account
+        WHERE coalesce(e.amount, 0) <> coalesce(p.amount, 0)
+        """,
+    ),
+    Invariant(
+        "settlements_equal_postings",
+        "Each settlement's postings equal its lines, and each resolved line's what staff decided.",
+        """
+        WITH expected AS (
+            SELECT s.id, s.total_minor AS receivable, coalesce(sum(l.amount_minor), 0) AS lines
+            FROM settlements s LEFT JOIN settlement_lines l ON l.settlement_id = s.id GROUP BY s.id
+            UNION ALL
+            SELECT id, CASE resolution WHEN 'written_off' THEN resolved_minor ELSE -resolved_minor END,
+                   CASE resolution WHEN 'written_off' THEN resolved_minor ELSE -resolved_minor END
+            FROM settlement_lines WHERE resolution IN ('written_off', 'accepted')
+        ), posted AS (
+            SELECT t.cause_id AS id, -sum(p.amount_minor) AS receivable
+            FROM transfers t JOIN postings p ON p.transfer_id = t.id AND p.account = 'network_receivable'
+            WHERE t.cause_type = 'settlement' GROUP BY t.cause_id
+        )
+        SELECT coalesce(e.id, p.id)::text,
+               format('stated %s, lines %s, posted %s', e.receivable, e.lines, coalesce(p.receivable, 0))
         FROM expected e FULL JOIN posted p ON p.id = e.id
-        WHERE e.id IS NULL
-           OR (e.receivable, e.pending, e.available, e.margin_pending, e.margin) IS DISTINCT FROM
-              (coalesce(p.receivable, 0), coalesce(p.pending, 0), coalesce(p.available, 0),
-               coalesce(p.margin_pending, 0), coalesce(p.margin, 0))
+        WHERE coalesce(e.receivable, 0) <> coalesce(p.receivable, 0) OR e.receivable <> e.lines
+        """,
+    ),
+    Invariant(
+        "campaigns_within_budget",
+        "Each campaign has spent what its orders have of it, within its budget; each order has what it says.",
+        """
+        SELECT c.id::text, format('spent %s, orders %s, budget %s', c.spent_minor, coalesce(b.total, 0), c.budget_minor)
+        FROM campaigns c
+        LEFT JOIN (SELECT campaign_id, sum(amount_minor) AS total FROM order_boosts GROUP BY campaign_id) b
+          ON b.campaign_id = c.id
+        WHERE c.spent_minor <> coalesce(b.total, 0) OR c.spent_minor > c.budget_minor
+        UNION ALL
+        SELECT o.id::text, format('boost %s, of campaigns %s', o.boost_minor, coalesce(b.total, 0))
+        FROM (SELECT id, CASE WHEN status IN ('declined', 'reversed') THEN 0 ELSE boost_minor END AS boost_minor
+              FROM orders WHERE boost_minor <> 0 OR id IN (SELECT order_id FROM order_boosts)) o
+        LEFT JOIN (SELECT order_id, sum(amount_minor) AS total FROM order_boosts GROUP BY order_id) b
+          ON b.order_id = o.id
+        WHERE o.boost_minor <> coalesce(b.total, 0)
+        """,
+    ),
+    Invariant(
+        "clawbacks_equal_postings",
+        "Each clawback's postings equal its outstanding debt and what was written off.",
+        """
+        WITH expected AS (
+            SELECT id, CASE WHEN policy = 'offset' THEN shortfall_minor - recovered_minor ELSE 0 END AS debt,
+                   CASE WHEN status = 'reinstated' THEN 0 ELSE written_off_minor END AS written_off
+            FROM clawbacks
+        ), posted AS (
+            SELECT t.cause_id AS id,
+                   coalesce(sum(p.amount_minor) FILTER (WHERE account = 'customer_debt'), 0) AS debt,
+                   coalesce(sum(p.amount_minor) FILTER (WHERE account = 'bad_debt'), 0) AS written_off
+            FROM transfers t JOIN postings p ON p.transfer_id = t.id
+            WHERE t.cause_type = 'clawback' GROUP BY t.cause_id
+        )
+        SELECT coalesce(e.id, p.id)::text,
+               format('expected %s/%s, posted %s/%s', e.debt, e.written_off, p.debt, p.written_off)
+        FROM expected e FULL JOIN posted p ON p.id = e.id
+        WHERE (coalesce(e.debt, 0), coalesce(e.written_off, 0))
+              IS DISTINCT FROM (coalesce(p.debt, 0), coalesce(p.written_off, 0))
+        """,
+    ),
+    Invariant(
+        "referrals_equal_postings",
+        "Each referral's postings equal both bonuses while it is granted, and nothing otherwise.",
+        """
+        WITH expected AS (
+            SELECT id, referrer_bonus_minor + invited_bonus_minor AS promotions FROM referrals WHERE status = 'granted'
+        ), posted AS (
+            SELECT t.cause_id AS id, sum(p.amount_minor) AS promotions
+            FROM transfers t JOIN postings p ON p.transfer_id = t.id AND p.account = 'promotions'
+            WHERE t.cause_type = 'referral' GROUP BY t.cause_id
+        )
+        SELECT coalesce(e.id, p.id)::text, format('expected %s, posted %s', e.promotions, p.promotions)
+        FROM expected e FULL JOIN posted p ON p.id = e.id
+        WHERE coalesce(e.promotions, 0) <> coalesce(p.promotions, 0)
         """,
     ),
     Invariant(
@@ -125,17 +238,26 @@ INVARIANTS = (
     ),
     Invariant(
         "receivable_equals_unsettled_orders",
-        "What networks owe for a merchant equals the commission of its live orders not yet settled.",
+        "What networks owe for a merchant equals the commission of its live orders less what they paid and we gave up.",
         """
         WITH owed AS (
-            SELECT merchant_id, currency, sum(commission_minor) AS total FROM orders
-            WHERE status IN ('pending', 'approved', 'payable') GROUP BY merchant_id, currency
+            SELECT merchant_id, currency, sum(amount) AS total
+            FROM (SELECT merchant_id, reported_currency AS currency, sum(reported_commission_minor) AS amount
+                  FROM orders WHERE status IN ('pending', 'approved', 'payable')
+                  GROUP BY merchant_id, reported_currency
+                  UNION ALL
+                  SELECT s.merchant_id, s.currency, -sum(l.amount_minor)
+                         - coalesce(sum(l.resolved_minor) FILTER (WHERE l.resolution = 'written_off'), 0)
+                         + coalesce(sum(l.resolved_minor) FILTER (WHERE l.resolution = 'accepted'), 0)
+                  FROM settlements s JOIN settlement_lines l ON l.settlement_id = s.id
+                  GROUP BY s.merchant_id, s.currency) parts
+            GROUP BY merchant_id, currency
         ), booked AS (
             SELECT merchant_id, currency, sum(amount_minor) AS total FROM postings
             WHERE account = 'network_receivable' GROUP BY merchant_id, currency
         )
         SELECT coalesce(o.merchant_id, b.merchant_id) || ' ' || coalesce(o.currency, b.currency),
-               format('orders %s, receivable %s', coalesce(o.total, 0), coalesce(b.total, 0))
+               format('orders and settlements %s, receivable %s', coalesce(o.total, 0), coalesce(b.total, 0))
         FROM owed o FULL JOIN booked b ON b.merchant_id = o.merchant_id AND b.currency = o.currency
         WHERE coalesce(o.total, 0) <> coalesce(b.total, 0)
         """,

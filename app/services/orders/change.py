@@ -1,32 +1,69 @@
-"""Changing an order: the row, its history and its postings move together, in the caller's transaction.
+"""Changing an order: the row, its history, its boosts and its postings move together, in the caller's transaction.
 
 What an order has in the ledger follows from its state alone (`position`). A change posts the difference between two
 positions, so that declines, new amounts and returns need no posting rules of their own.
 """
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ring_after_commit
-from app.models import Account, CauseType, Click, Merchant, Order, OrderChange, OrderStatus
+from app.models import (
+    Account,
+    CauseType,
+    Click,
+    Merchant,
+    Order,
+    OrderChange,
+    OrderStatus,
+)
 from app.money import Rounding
-from app.services import ledger
+from app.services import clawbacks, ledger, referrals
+from app.services.exchange_rates import convert, show_rate
 from app.services.ledger import Line, credit, debit
-from app.services.orders.cashback import compute
+from app.services.orders import boosts
+from app.services.orders.cashback import Amounts, compute
 from app.services.orders.fold import Folded, next_status
+
+DEAD = (OrderStatus.DECLINED, OrderStatus.REVERSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The state an order shall have. Amounts in minor units."""
+    """The state an order shall have. Amounts in minor units: of the order's currency, and as reported."""
 
     status: OrderStatus
     sale_minor: int
     commission_minor: int
     cashback_minor: int
+    boost_minor: int
+    reported_sale_minor: int
+    reported_commission_minor: int
+
+    @classmethod
+    def of(cls, order: Order, *, status: OrderStatus | None = None) -> "Target":
+        """Return the state an order has, with another status if one is given."""
+        return cls(
+            status or order.status,
+            order.sale_minor,
+            order.commission_minor,
+            order.cashback_minor,
+            order.boost_minor,
+            order.reported_sale_minor,
+            order.reported_commission_minor,
+        )
+
+    def apply(self, order: Order) -> None:
+        """Write it to the order's row."""
+        order.status = self.status
+        order.sale_minor, order.commission_minor = self.sale_minor, self.commission_minor
+        order.cashback_minor, order.boost_minor = self.cashback_minor, self.boost_minor
+        order.reported_sale_minor = self.reported_sale_minor
+        order.reported_commission_minor = self.reported_commission_minor
 
 
 def position(order: Order) -> list[Line]:
@@ -40,13 +77,26 @@ def position(order: Order) -> list[Line]:
             return []
         case _:
             assert_never(order.status)
-    merchant_id, currency = order.merchant_id, order.currency
-    return [
-        debit(Account.NETWORK_RECEIVABLE, order.commission_minor, currency, merchant_id=merchant_id),
+    merchant_id, currency, reported = order.merchant_id, order.currency, order.reported_currency
+    lines = [
+        debit(Account.NETWORK_RECEIVABLE, order.reported_commission_minor, reported, merchant_id=merchant_id),
         credit(customer, order.cashback_minor, currency, customer_id=order.customer_id),
+        debit(Account.PROMOTIONS, order.boost_minor, currency, merchant_id=merchant_id),
         # Below zero when the promise was larger than the commission: our loss, and it shows.
-        credit(margin, order.commission_minor - order.cashback_minor, currency, merchant_id=merchant_id),
+        credit(
+            margin,
+            order.commission_minor - (order.cashback_minor - order.boost_minor),
+            currency,
+            merchant_id=merchant_id,
+        ),
     ]
+    if reported != currency:
+        # The network owes one currency, the customer is owed another: each sums to zero by itself.
+        lines += [
+            credit(Account.CURRENCY_EXCHANGE, order.reported_commission_minor, reported),
+            debit(Account.CURRENCY_EXCHANGE, order.commission_minor, currency),
+        ]
+    return lines
 
 
 async def follow_reports(
@@ -60,22 +110,15 @@ async def follow_reports(
     now: datetime,
 ) -> bool:
     """Bring an order to what its reports fold to; False when that changes nothing."""
-    cashback = compute(
-        click,
-        sale_minor=folded.sale_minor,
-        commission_minor=folded.commission_minor,
-        currency=order.currency,
-        rounding=rounding,
-    )
+    folded = _with_expiry(order, folded)
+    current = order.status if order.revision else None
+    status = next_status(current, folded.status)
+    # The month of the sale decides which cap counts it, so it is set before the cashback is computed.
     order.ordered_at = folded.ordered_at
     order.approved_at = folded.approved_at
     order.payable_at = folded.approved_at and folded.approved_at + timedelta(days=merchant.hold_days)
-    order.explanation = cashback.explanation
-    current = order.status if order.revision else None
     changed = await change(
-        session,
-        order,
-        Target(next_status(current, folded.status), folded.sale_minor, folded.commission_minor, cashback.amount_minor),
+        session, order, await _target(session, order, folded, status=status, click=click, rounding=rounding)
     )
     if order.status is OrderStatus.APPROVED and order.payable_at is not None and order.payable_at <= now:
         ring_after_commit(session, "release_payable")
@@ -87,15 +130,11 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
 
     Posts one transfer, named by the state and the order's new revision, so that it cannot be posted twice.
     """
-    if order.revision and target == Target(
-        order.status, order.sale_minor, order.commission_minor, order.cashback_minor
-    ):
+    if order.revision and target == Target.of(order):
         return False
     before = position(order) if order.revision else []
-    order.status = target.status
-    order.sale_minor = target.sale_minor
-    order.commission_minor = target.commission_minor
-    order.cashback_minor = target.cashback_minor
+    was_payable = order.revision > 0 and order.status is OrderStatus.PAYABLE
+    target.apply(order)
     order.revision += 1
     session.add(order)
     # The order's row first: what refers to it has no relationship() by which the ORM could know.
@@ -108,13 +147,99 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
             sale_minor=target.sale_minor,
             commission_minor=target.commission_minor,
             cashback_minor=target.cashback_minor,
+            boost_minor=target.boost_minor,
         )
     )
+    after = position(order)
     await ledger.post(
         session,
         cause_type=CauseType.ORDER,
         cause_id=order.id,
         purpose=f"{order.status.value}:{order.revision}",
-        lines=[*(line.reversed() for line in before), *position(order)],
+        lines=[*(line.reversed() for line in before), *after],
     )
+    if moved_minor := _available(after) - _available(before):
+        merchant = await session.get_one(Merchant, order.merchant_id)
+        await clawbacks.follow_order(session, order, merchant=merchant, available_change_minor=moved_minor)
+    if was_payable != (order.status is OrderStatus.PAYABLE):
+        await referrals.follow_order(session, order)
     return True
+
+
+def _available(lines: list[Line]) -> int:
+    return -sum(line.amount_minor for line in lines if line.account is Account.CUSTOMER_AVAILABLE)
+
+
+def _with_expiry(order: Order, folded: Folded) -> Folded:
+    """Close what no report closes, once the merchant's policy has; any report that does outranks it."""
+    if folded.status is not OrderStatus.PENDING or order.expired_as is None:
+        return folded
+    status = OrderStatus(order.expired_as.value)
+    return replace(folded, status=status, approved_at=order.expired_at if status is OrderStatus.APPROVED else None)
+
+
+async def _target(
+    session: AsyncSession, order: Order, folded: Folded, *, status: OrderStatus, click: Click, rounding: Rounding
+) -> Target:
+    live = status not in DEAD
+    was_live = order.revision > 0 and order.status not in DEAD
+    reported = (folded.sale_minor, folded.commission_minor)
+    if order.revision and live == was_live and reported == (order.reported_sale_minor, order.reported_commission_minor):
+        # Nothing that counts has changed; to compute anew could only pick up what others left of a cap or a budget.
+        return Target.of(order, status=status)
+    amounts = _amounts(order, folded)
+    base = compute(
+        click,
+        amounts,
+        rounding=rounding,
+        month_left_minor=await _month_left(session, order, click) if live else None,
+    )
+    boost_minor, steps = 0, base.steps
+    if live and click.boosts:
+        if not order.revision:
+            # What a budget gave is noted with the order, which therefore comes first.
+            session.add(order)
+            await session.flush()
+        boosted = await boosts.grant(session, order, click.boosts, amounts, rounding=rounding)
+        boost_minor, steps = boosted.amount_minor, [*steps, *boosted.steps]
+    elif was_live:
+        await boosts.give_back(session, order)
+    cashback_minor = base.amount_minor + boost_minor
+    order.explanation = {"currency": order.currency, "steps": steps, "cashback_minor": cashback_minor}
+    return Target(status, amounts.sale_minor, amounts.commission_minor, cashback_minor, boost_minor, *reported)
+
+
+def _amounts(order: Order, folded: Folded) -> Amounts:
+    if order.exchange_rate_e12 is None:
+        return Amounts(folded.sale_minor, folded.commission_minor, order.currency)
+    rate, pair = order.exchange_rate_e12, {"base": order.reported_currency, "quote": order.currency}
+    return Amounts(
+        convert(folded.sale_minor, rate, **pair),
+        convert(folded.commission_minor, rate, **pair),
+        order.currency,
+        converted=f", from {order.reported_currency} at {show_rate(rate)}",
+    )
+
+
+async def _month_left(session: AsyncSession, order: Order, click: Click) -> int | None:
+    """Return what the click's cap a month leaves for this order: the customer's other orders there come first."""
+    if click.rate_cap_month_minor is None:
+        return None
+    start = order.ordered_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = (start + timedelta(days=32)).replace(day=1)
+    # Two orders of one month are counted one after the other, and never both see the same rest.
+    await session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:month, 1))"),
+        {"month": f"cap {order.customer_id} {order.merchant_id} {start:%Y-%m}"},
+    )
+    used_minor = await session.scalar(
+        select(func.coalesce(func.sum(Order.cashback_minor - Order.boost_minor), 0)).where(
+            Order.customer_id == order.customer_id,
+            Order.merchant_id == order.merchant_id,
+            Order.ordered_at >= start,
+            Order.ordered_at < end,
+            Order.status.not_in(DEAD),
+            Order.id != order.id,
+        )
+    )
+    return max(0, click.rate_cap_month_minor - int(used_minor or 0))

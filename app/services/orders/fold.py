@@ -4,7 +4,7 @@ Reports come twice, late and out of order. Folding all of them anew each time gi
 order, and a stale report changes nothing because it is folded before the newer ones.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
@@ -18,13 +18,14 @@ _RANK = {ReportKind.CREATED: 0, ReportKind.APPROVED: 1, ReportKind.DECLINED: 2, 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report. Amounts in minor units; None where the source repeated none."""
+    """One report. Amounts in minor units; None where the source repeated none. `part`: the delivery it speaks of."""
 
     id: UUID
     kind: ReportKind
     occurred_at: datetime
     sale_minor: int | None
     commission_minor: int | None
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,16 @@ class Folded:
     commission_minor: int
     ordered_at: datetime
     approved_at: datetime | None
+    # Taken back already, and no longer in the amounts above.
+    returned_sale_minor: int = 0
+    returned_commission_minor: int = 0
 
 
 def fold(reports: Iterable[Report]) -> Folded:
     """Fold one or more reports of one order. Its status is `pending`, `approved` or `declined`."""
-    history = sorted(reports, key=lambda report: (report.occurred_at, _RANK[report.kind], report.id))
-    state = Folded(OrderStatus.PENDING, 0, 0, history[0].occurred_at, None)
-    for report in history:
-        state = _step(state, report)
-    return state
+    history = _in_order(reports)
+    parts = sorted({report.part for report in history if report.part is not None})
+    return _combine(history, parts) if parts else _fold_one(history)
 
 
 def next_status(current: OrderStatus | None, folded: OrderStatus) -> OrderStatus:
@@ -60,6 +62,80 @@ def next_status(current: OrderStatus | None, folded: OrderStatus) -> OrderStatus
             return OrderStatus.REVERSED if folded is OrderStatus.DECLINED else OrderStatus.PAYABLE
         case _:
             assert_never(current)
+
+
+def _in_order(reports: Iterable[Report]) -> list[Report]:
+    return sorted(reports, key=lambda report: (report.occurred_at, _RANK[report.kind], report.id))
+
+
+def _fold_one(history: Sequence[Report]) -> Folded:
+    state = Folded(OrderStatus.PENDING, 0, 0, history[0].occurred_at, None)
+    for report in history:
+        state = _step(state, report)
+    return state
+
+
+def _combine(history: Sequence[Report], parts: Sequence[str]) -> Folded:
+    """Add up an order that is delivered in parts.
+
+    Parts split the order: what they leave of the amounts reported for the whole is a part like them. A report about
+    the whole that says approved, declined or returned without an amount holds for every part.
+    """
+    whole, for_all = _fold_whole([report for report in history if report.part is None], history[0].occurred_at)
+    folded = [
+        _fold_one(_in_order([*for_all, *(report for report in history if report.part == part)])) for part in parts
+    ]
+    rest = replace(
+        whole,
+        sale_minor=max(
+            0,
+            whole.sale_minor
+            + whole.returned_sale_minor
+            - sum(part.sale_minor + part.returned_sale_minor for part in folded),
+        ),
+        commission_minor=max(
+            0,
+            whole.commission_minor
+            + whole.returned_commission_minor
+            - sum(part.commission_minor + part.returned_commission_minor for part in folded),
+        ),
+    )
+    if rest.sale_minor or rest.commission_minor:
+        folded.append(rest)
+    live = [part for part in folded if part.status is not OrderStatus.DECLINED]
+    sale_minor = sum(part.sale_minor for part in live) - whole.returned_sale_minor
+    if not live or (whole.returned_sale_minor and sale_minor <= 0):
+        # Kept as they were, for whoever asks what was declined.
+        sale_minor = sum(part.sale_minor for part in folded)
+        commission_minor = sum(part.commission_minor for part in folded)
+        return Folded(OrderStatus.DECLINED, sale_minor, commission_minor, history[0].occurred_at, None)
+    commission_minor = max(0, sum(part.commission_minor for part in live) - whole.returned_commission_minor)
+    pending = any(part.status is OrderStatus.PENDING for part in live)
+    # Approved as a whole when its last part is: so it also becomes payable as a whole.
+    approved_at = None if pending else max(part.approved_at for part in live if part.approved_at)
+    status = OrderStatus.PENDING if pending else OrderStatus.APPROVED
+    return Folded(status, sale_minor, commission_minor, history[0].occurred_at, approved_at)
+
+
+def _fold_whole(reports: Sequence[Report], since: datetime) -> tuple[Folded, list[Report]]:
+    """Fold the reports about the whole of an order in parts; also return those that hold for every part."""
+    state = Folded(OrderStatus.PENDING, 0, 0, since, None)
+    for_all: list[Report] = []
+    for report in reports:
+        if report.kind is ReportKind.RETURNED and report.sale_minor is not None and not state.sale_minor:
+            # Only its parts have amounts: this comes off their sum.
+            state = replace(
+                state,
+                returned_sale_minor=state.returned_sale_minor + report.sale_minor,
+                returned_commission_minor=state.returned_commission_minor + (report.commission_minor or 0),
+            )
+            continue
+        state = _step(state, report)
+        if report.kind is not ReportKind.CREATED and (
+            report.kind is not ReportKind.RETURNED or state.status is OrderStatus.DECLINED
+        ):
+            for_all.append(replace(report, sale_minor=None, commission_minor=None))
+    return state, for_all
 
 
 def _step(state: Folded, report: Report) -> Folded:
@@ -94,4 +170,10 @@ def _without_returned(state: Folded, report: Report) -> Folded:
         commission_minor = state.commission_minor * sale_minor // state.sale_minor
     else:
         commission_minor = max(0, state.commission_minor - report.commission_minor)
-    return replace(state, sale_minor=sale_minor, commission_minor=commission_minor)
+    return replace(
+        state,
+        sale_minor=sale_minor,
+        commission_minor=commission_minor,
+        returned_sale_minor=state.returned_sale_minor + report.sale_minor,
+        returned_commission_minor=state.returned_commission_minor + state.commission_minor - commission_minor,
+    )

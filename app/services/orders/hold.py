@@ -24,6 +24,6 @@ async def release_payable(session: AsyncSession, *, limit: int = BATCH) -> int:
         released += await change(
             session,
             order,
-            Target(OrderStatus.PAYABLE, order.sale_minor, order.commission_minor, order.cashback_minor),
+            Target.of(order, status=OrderStatus.PAYABLE),
         )
     return released

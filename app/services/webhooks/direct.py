@@ -42,6 +42,8 @@ class DirectPayload(BaseModel):
     amount: DirectAmount | SafeText | None = None
     commission: DirectAmount | SafeText | None = None
     currency: Currency | None = None
+    # A delivery of an order that is delivered and approved in parts; its amounts are of that part.
+    part: SafeText | None = Field(None, min_length=1, max_length=200)
     # Optional: a merchant that sends none has its events taken in the order they arrived.
     occurred_at: AwareDatetime | None = None
 
@@ -79,6 +81,7 @@ def read(body: bytes, *, received_at: datetime) -> SaleReport:
         currency=currency,
         sale_minor=_minor("amount", payload.amount, currency),
         commission_minor=_minor("commission", payload.commission, currency),
+        part=payload.part,
     )
     if kind is ReportKind.CREATED and (report.sale_minor is None or report.commission_minor is None):
         raise PayloadError("order.created needs both amount and commission")

@@ -24,6 +24,8 @@ class SaleReport:
     commission_minor: int | None
     # The merchant's name at a network that reports for many.
     network_merchant_ref: str | None = None
+    # The delivery it speaks of, where an order is delivered and approved in parts.
+    part: str | None = None
 
     @property
     def click_id(self) -> UUID | None:

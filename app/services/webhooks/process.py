@@ -8,17 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Text, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
 from app.config import Settings
 from app.db import ring_after_commit
 from app.ids import new_id
-from app.models import Click, Merchant, Order, OrderReport, OrderStatus, Source, SourceKind, WebhookEvent, WebhookStatus
-from app.services.orders.cashback import needs_merchant_currency
-from app.services.orders.change import follow_reports
-from app.services.orders.fold import Report, fold
+from app.models import Click, Merchant, Order, OrderReport, Source, SourceKind, WebhookEvent, WebhookStatus
+from app.money import MoneyError
+from app.services.orders.report import NoExchangeRateError, Said, lock_reference, start_order, take_reports
 from app.services.webhooks import awin, direct
 from app.services.webhooks.payload import PayloadError, SaleReport
 
@@ -78,21 +77,17 @@ async def process_event(session: AsyncSession, settings: Settings, event_id: UUI
     event, source = row
     try:
         report = _read(source, event)
-        event.external_order_id = report.external_order_id
-        # One report of an order at a time: so that of two that arrive together, the one that cannot find its order
-        # yet is seen as an orphan by the one that creates it.
-        await session.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:order, :source))"),
-            {"order": report.external_order_id, "source": source.id},
-        )
-        found = await _attribute(session, source, report)
+        _note(event, report)
+        await lock_reference(session, source_id=source.id, external_id=report.external_order_id)
+        found = await _find(session, event, source, report)
         await _apply(session, settings, event, report, found)
-        event.order_id = found.order.id
-        event.status, event.reason = WebhookStatus.PROCESSED, None
-        if found.is_new:
-            await _wake_orphans(session, event)
-    except PayloadError as error:
+        event.order_id, event.merchant_id = found.order.id, found.merchant.id
+        event.status, event.reason, event.waits_for = WebhookStatus.PROCESSED, None, None
+    except (PayloadError, MoneyError) as error:
         event.status, event.reason = WebhookStatus.REJECTED, str(error)[:_MOST_REASON_CHARACTERS]
+    except NoExchangeRateError as error:
+        event.status, event.reason = WebhookStatus.QUARANTINED, str(error)
+        event.waits_for = error.waits_for
     except NotAttributedError as error:
         event.status, event.reason = error.status, str(error)
     event.processed_at = datetime.now(UTC)
@@ -126,17 +121,46 @@ def _read(source: Source, event: WebhookEvent) -> SaleReport:
             assert_never(source.kind)
 
 
-async def _attribute(session: AsyncSession, source: Source, report: SaleReport) -> _Attribution:
+def _note(event: WebhookEvent, report: SaleReport) -> None:
+    """Keep with the event what was read, by which it finds its order, or a claim finds it."""
+    event.external_order_id = report.external_order_id
+    event.reported_currency, event.reported_sale_minor = report.currency, report.sale_minor
+    event.reported_at = report.occurred_at
+
+
+async def _find(session: AsyncSession, event: WebhookEvent, source: Source, report: SaleReport) -> _Attribution:
+    try:
+        return await _attribute(session, event, source, report)
+    except NotAttributedError as error:
+        if error.status is WebhookStatus.ORPHANED:
+            # A customer may miss this very sale.
+            event.merchant_id = await _merchant_id(session, source, report)
+            ring_after_commit(session, "match_claims")
+        raise
+
+
+async def _merchant_id(session: AsyncSession, source: Source, report: SaleReport) -> int | None:
+    """Return the merchant of a report that has no click, where that is certain."""
+    of_source = select(Merchant.id).where(Merchant.source_id == source.id)
+    if report.network_merchant_ref is not None:
+        of_source = of_source.where(Merchant.network_merchant_ref == report.network_merchant_ref)
+    ids = (await session.scalars(of_source.limit(2))).all()
+    return ids[0] if len(ids) == 1 else None
+
+
+async def _attribute(session: AsyncSession, event: WebhookEvent, source: Source, report: SaleReport) -> _Attribution:
     """Find the order the report is about, or the click that a new one came from. Raises NotAttributedError."""
-    if report.click_reference is None:
+    # What staff or a claim attributed an orphan to holds in place of the reference it lacks.
+    click_id = event.matched_click_id or report.click_id
+    if click_id is None and report.click_reference is None:
         return await _by_order(session, source, report)
     row = (
         await session.execute(
-            select(Click, Merchant).join(Merchant, Merchant.id == Click.merchant_id).where(Click.id == report.click_id)
+            select(Click, Merchant).join(Merchant, Merchant.id == Click.merchant_id).where(Click.id == click_id)
         )
     ).one_or_none()
     if row is None:
-        raise _orphan(f"no click has the reference {report.click_reference[:80]!r}")
+        raise _orphan(f"no click has the reference {(report.click_reference or '')[:80]!r}")
     click, merchant = row
     if merchant.source_id != source.id:
         raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
@@ -153,7 +177,7 @@ async def _attribute(session: AsyncSession, source: Source, report: SaleReport) 
         .with_for_update()
     )
     if order is None:
-        return _Attribution(click, merchant, _new_order(source, report, click, merchant), is_new=True)
+        return _Attribution(click, merchant, await _new_order(session, source, report, click, merchant), is_new=True)
     if order.click_id != click.id:
         raise _quarantine(f"order {report.external_order_id!r} is attributed to another click already")
     return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
@@ -163,9 +187,18 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
     orders = (
         await session.scalars(
             select(Order)
-            .where(Order.source_id == source.id, Order.external_id == report.external_order_id)
+            .join(Merchant, Merchant.id == Order.merchant_id)
+            .where(
+                Order.source_id == source.id,
+                Order.external_id == report.external_order_id,
+                # Merchants of one network count their orders each from 1.
+                or_(
+                    literal(report.network_merchant_ref, Text).is_(None),
+                    Merchant.network_merchant_ref == report.network_merchant_ref,
+                ),
+            )
             .limit(2)
-            .with_for_update()
+            .with_for_update(of=Order)
         )
     ).all()
     if not orders:
@@ -178,31 +211,24 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
     return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
 
 
-def _new_order(source: Source, report: SaleReport, click: Click, merchant: Merchant) -> Order:
+async def _new_order(
+    session: AsyncSession, source: Source, report: SaleReport, click: Click, merchant: Merchant
+) -> Order:
     if report.currency is None or report.sale_minor is None or report.commission_minor is None:
         # An approval that came before its sale: it waits, and is woken by the order's creation.
         raise _orphan(f"no order {report.external_order_id!r} yet, and no amounts to make one of")
     if report.occurred_at > click.expires_at:
         raise _quarantine(f"the sale is later than click {click.id} counts ({click.expires_at:%Y-%m-%d})")
-    if report.currency != click.currency and needs_merchant_currency(click):
-        raise _quarantine(f"the rate of click {click.id} is in {click.currency}, the sale in {report.currency}")
     if source.kind is not SourceKind.DIRECT:
         _fence(report, click)
-    return Order(
-        id=new_id(),
-        merchant_id=merchant.id,
-        external_id=report.external_order_id,
+    return await start_order(
+        session,
+        merchant=merchant,
         source_id=source.id,
-        customer_id=click.customer_id,
-        click_id=click.id,
-        status=OrderStatus.PENDING,
-        currency=report.currency,
-        sale_minor=0,
-        commission_minor=0,
-        cashback_minor=0,
-        explanation={},
+        click=click,
+        external_id=report.external_order_id,
+        reported_currency=report.currency,
         ordered_at=report.occurred_at,
-        revision=0,
     )
 
 
@@ -218,8 +244,8 @@ def _fence(report: SaleReport, click: Click) -> None:
 
 
 def _same_currency(order: Order, report: SaleReport) -> Order:
-    if report.currency not in (None, order.currency):
-        raise _quarantine(f"the order is in {order.currency}, the report in {report.currency}")
+    if report.currency not in (None, order.reported_currency):
+        raise _quarantine(f"the order is in {order.reported_currency}, the report in {report.currency}")
     return order
 
 
@@ -227,46 +253,20 @@ async def _apply(
     session: AsyncSession, settings: Settings, event: WebhookEvent, report: SaleReport, found: _Attribution
 ) -> None:
     """Add the report to its order's and bring the order to what they fold to."""
-    order = found.order
-    known = [] if found.is_new else await _reports_of(session, order)
-    # An event that is replayed says again what it said: its report is replaced, not added.
-    stored = next((row for row in known if row.webhook_event_id == event.id), None)
-    if stored is None:
-        stored = OrderReport(order_id=order.id, webhook_event_id=event.id, currency=order.currency)
-        known.append(stored)
-    stored.kind, stored.occurred_at = report.kind, report.occurred_at
-    stored.sale_minor, stored.commission_minor = report.sale_minor, report.commission_minor
-    await follow_reports(
+    stored = None
+    if not found.is_new:
+        # An event that is replayed says again what it said: its report is replaced, not added.
+        stored = await session.scalar(select(OrderReport).where(OrderReport.webhook_event_id == event.id))
+    await take_reports(
         session,
-        order,
-        fold(
-            Report(row.webhook_event_id, row.kind, row.occurred_at, row.sale_minor, row.commission_minor)
-            for row in known
-        ),
+        settings,
+        found.order,
+        [
+            (
+                stored or OrderReport(id=new_id(), webhook_event_id=event.id),
+                Said(report.kind, report.occurred_at, report.sale_minor, report.commission_minor, report.part),
+            )
+        ],
         click=found.click,
         merchant=found.merchant,
-        rounding=settings.cashback_rounding,
-        now=datetime.now(UTC),
     )
-    session.add(stored)
-
-
-async def _reports_of(session: AsyncSession, order: Order) -> list[OrderReport]:
-    return list(await session.scalars(select(OrderReport).where(OrderReport.order_id == order.id)))
-
-
-async def _wake_orphans(session: AsyncSession, event: WebhookEvent) -> None:
-    """Let reports that came before their order was known be tried again."""
-    woken = await session.execute(
-        update(WebhookEvent)
-        .where(
-            WebhookEvent.source_id == event.source_id,
-            WebhookEvent.external_order_id == event.external_order_id,
-            WebhookEvent.status == WebhookStatus.ORPHANED,
-            WebhookEvent.id != event.id,
-        )
-        .values(status=WebhookStatus.RECEIVED, next_attempt_at=func.now())
-        .returning(WebhookEvent.id)
-    )
-    if woken.first() is not None:
-        ring_after_commit(session, "drain_webhooks")

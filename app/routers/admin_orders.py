@@ -1,0 +1,71 @@
+"""Orders for staff: what was said about them, and saying something in place of the source."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from app.dependencies import Finance, PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, Viewer
+from app.models import OrderStatus
+from app.openapi import problems
+from app.schemas.catalogue import MerchantId
+from app.schemas.common import Page, SafeText
+from app.schemas.orders import OrderAdjustment, OrderAdminDetail, OrderAdminRead
+from app.services.orders import adjust, show
+
+router = APIRouter(prefix="/v1/admin/orders", tags=["admin"], responses=problems(401, 403))
+
+
+@router.get("", summary="Orders")
+async def list_orders(
+    session: SessionDep,
+    _: Viewer,
+    page: PageDep,
+    merchant_id: Annotated[MerchantId | None, Query(description="Only of this merchant.")] = None,
+    customer_id: Annotated[UUID | None, Query(description="Only of this customer.")] = None,
+    status: Annotated[OrderStatus | None, Query(description="Only in this state.")] = None,
+    order_reference: Annotated[
+        SafeText | None, Query(max_length=200, description="Only with this order number of the merchant's.")
+    ] = None,
+) -> Page[OrderAdminRead]:
+    """List orders, newest first."""
+    return await show.list_for_staff(
+        session,
+        limit=page.limit,
+        cursor=page.cursor,
+        merchant_id=merchant_id,
+        customer_id=customer_id,
+        status=status,
+        order_reference=order_reference,
+    )
+
+
+@router.get("/{order_id}", summary="One order, with all that was said about it", responses=problems(404))
+async def get_order(session: SessionDep, _: Viewer, order_id: UUID) -> OrderAdminDetail:
+    """Show an order with the steps of its cashback, its states, and every report about it."""
+    return await show.show_to_staff(session, order_id=order_id)
+
+
+@router.post(
+    "/{order_id}/adjustments",
+    status_code=201,
+    summary="Adjust an order, with a reason",
+    response_model=OrderAdminDetail,
+    responses=problems(404, 409, 422),
+)
+async def adjust_order(
+    session: SessionDep,
+    settings: SettingsDep,
+    member: Finance,
+    idempotency: StaffIdempotencyDep,
+    order_id: UUID,
+    body: OrderAdjustment,
+) -> Response:
+    """Say about an order what its source does not. It is folded with the source's reports by its time, which is now."""
+
+    async def operation() -> OrderAdminDetail:
+        await adjust.adjust_order(session, settings, order_id=order_id, member=member, wanted=body)
+        return await show.show_to_staff(session, order_id=order_id)
+
+    return await idempotency.run(operation, OrderAdminDetail, status=201)

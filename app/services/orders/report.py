@@ -1,0 +1,158 @@
+"""Taking a report about an order, whoever it comes from: a source's event, a resolved claim, a member of staff."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.db import ring_after_commit
+from app.ids import new_id
+from app.models import Click, Merchant, Order, OrderReport, OrderStatus, ReportKind, WebhookEvent, WebhookStatus
+from app.services.exchange_rates import rate_on
+from app.services.orders.change import follow_reports
+from app.services.orders.fold import Report, fold
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a report says. Amounts in minor units of the order's reported currency; None where it repeats none."""
+
+    kind: ReportKind
+    occurred_at: datetime
+    sale_minor: int | None = None
+    commission_minor: int | None = None
+    part: str | None = None
+
+
+class NoExchangeRateError(Exception):
+    """No exchange rate is known for the day of a sale; `waits_for` names it."""
+
+    def __init__(self, base: str, quote: str, day: datetime) -> None:
+        super().__init__(
+            f"no exchange rate from {base} to {quote} is known for {day:%Y-%m-%d}; add it, and this is retried"
+        )
+        self.waits_for = f"exchange_rate:{base}/{quote}"
+
+
+async def lock_reference(session: AsyncSession, *, source_id: int, external_id: str) -> None:
+    """Let one transaction at a time work on what a source calls by this order id, whether or not the order exists yet.
+
+    So of two reports that arrive together, the one that cannot find its order yet is seen as an orphan by the one that
+    creates it.
+    """
+    await session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:order, :source))"),
+        {"order": external_id, "source": source_id},
+    )
+
+
+async def start_order(
+    session: AsyncSession,
+    *,
+    merchant: Merchant,
+    source_id: int,
+    click: Click,
+    external_id: str,
+    reported_currency: str,
+    ordered_at: datetime,
+) -> Order:
+    """Return a new order without amounts, not yet in the session. Raises NoExchangeRateError."""
+    rate_e12 = None
+    if reported_currency != merchant.currency:
+        rate_e12 = await rate_on(session, base=reported_currency, quote=merchant.currency, day=ordered_at.date())
+        if rate_e12 is None:
+            raise NoExchangeRateError(reported_currency, merchant.currency, ordered_at)
+    return Order(
+        id=new_id(),
+        merchant_id=merchant.id,
+        external_id=external_id,
+        source_id=source_id,
+        customer_id=click.customer_id,
+        click_id=click.id,
+        status=OrderStatus.PENDING,
+        currency=merchant.currency,
+        sale_minor=0,
+        commission_minor=0,
+        cashback_minor=0,
+        boost_minor=0,
+        reported_currency=reported_currency,
+        reported_sale_minor=0,
+        reported_commission_minor=0,
+        exchange_rate_e12=rate_e12,
+        settled_minor=0,
+        written_off_minor=0,
+        explanation={},
+        ordered_at=ordered_at,
+        revision=0,
+    )
+
+
+async def take_reports(
+    session: AsyncSession,
+    settings: Settings,
+    order: Order,
+    reports: list[tuple[OrderReport, Said]],
+    *,
+    click: Click,
+    merchant: Merchant,
+) -> bool:
+    """Add reports to those of a locked or new order and bring it to what all of them fold to; False: no change.
+
+    Each comes with the row it is kept in, which names its origin. A row that is in the database already, of an event
+    that is replayed, says again what it said.
+    """
+    is_new = order.revision == 0
+    known = list(await session.scalars(select(OrderReport).where(OrderReport.order_id == order.id)))
+    for row, said in reports:
+        row.order_id, row.currency = order.id, order.reported_currency
+        row.kind, row.occurred_at, row.part = said.kind, said.occurred_at, said.part
+        row.sale_minor, row.commission_minor = said.sale_minor, said.commission_minor
+        if row not in known:
+            known.append(row)
+    changed = await follow_reports(
+        session,
+        order,
+        fold(map(_report, known)),
+        click=click,
+        merchant=merchant,
+        rounding=settings.cashback_rounding,
+        now=datetime.now(UTC),
+    )
+    # After the order, which they refer to.
+    session.add_all(row for row, _ in reports)
+    await session.flush()
+    if is_new:
+        await _wake_orphans(session, order)
+    return changed
+
+
+async def refold(session: AsyncSession, settings: Settings, order: Order) -> bool:
+    """Bring a locked order to what its reports and its expiry say; False when that changes nothing."""
+    click = await session.get_one(Click, order.click_id)
+    merchant = await session.get_one(Merchant, order.merchant_id)
+    return await take_reports(session, settings, order, [], click=click, merchant=merchant)
+
+
+async def _wake_orphans(session: AsyncSession, order: Order) -> None:
+    """Let events that came before their order was known be tried again."""
+    woken = await session.execute(
+        update(WebhookEvent)
+        .where(
+            WebhookEvent.source_id == order.source_id,
+            WebhookEvent.external_order_id == order.external_id,
+            WebhookEvent.status == WebhookStatus.ORPHANED,
+        )
+        .values(status=WebhookStatus.RECEIVED, next_attempt_at=func.now())
+        .returning(WebhookEvent.id)
+    )
+    if woken.first() is not None:
+        ring_after_commit(session, "drain_webhooks")
+
+
+def _report(row: OrderReport) -> Report:
+    # Of an event its own id: so that reports of one moment are in one order however often they are read.
+    return Report(
+        row.webhook_event_id or row.id, row.kind, row.occurred_at, row.sale_minor, row.commission_minor, row.part
+    )

@@ -1,0 +1,157 @@
+"""Orders as the contract shows them, to their customer and to staff."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.models import Merchant, Order, OrderChange, OrderReport, OrderStatus
+from app.schemas.common import Money, Page
+from app.schemas.orders import (
+    ExplanationStep,
+    OrderAdminDetail,
+    OrderAdminRead,
+    OrderDetail,
+    OrderMerchant,
+    OrderRead,
+    OrderReportRead,
+    OrderState,
+)
+from app.services.exchange_rates import show_rate
+from app.services.orders.adjust import UnknownOrderError
+from app.services.orders.read import OrderView
+from app.services.pagination import cut_page, decode_cursor, encode_cursor
+
+
+def order_read(order: Order, merchant: Merchant) -> OrderRead:
+    """Show an order in a list."""
+    return OrderRead(
+        id=order.id,
+        merchant=OrderMerchant.model_validate(merchant),
+        order_reference=order.external_id,
+        status=order.status,
+        sale=Money(amount_minor=order.sale_minor, currency=order.currency),
+        cashback=Money(amount_minor=order.cashback_minor, currency=order.currency),
+        ordered_at=order.ordered_at,
+        payable_at=order.payable_at,
+    )
+
+
+def order_detail(view: OrderView) -> OrderDetail:
+    """Show a customer's order with the steps that made its cashback and each state with its time."""
+    order = view.order
+    return OrderDetail(
+        **dict(order_read(order, view.merchant)),
+        click_id=order.click_id,
+        reported_sale=Money(amount_minor=order.reported_sale_minor, currency=order.reported_currency),
+        exchange_rate=_rate(order),
+        expired_at=order.expired_at,
+        explanation=_explanation(order),
+        history=[_state(order, change) for change in view.changes],
+    )
+
+
+async def list_for_staff(
+    session: AsyncSession,
+    *,
+    limit: int,
+    cursor: str | None,
+    merchant_id: int | None = None,
+    customer_id: UUID | None = None,
+    status: OrderStatus | None = None,
+    order_reference: str | None = None,
+) -> Page[OrderAdminRead]:
+    """Return orders, newest first. Raises InvalidCursorError."""
+    statement = (
+        select(Order, Merchant)
+        .join(Merchant, Merchant.id == Order.merchant_id)
+        .order_by(Order.id.desc())
+        .limit(limit + 1)
+    )
+    filters = {
+        Order.merchant_id: merchant_id,
+        Order.customer_id: customer_id,
+        Order.status: status,
+        Order.external_id: order_reference,
+    }
+    for column, value in filters.items():
+        if value is not None:
+            statement = statement.where(column == value)
+    if cursor is not None:
+        (last_id,) = decode_cursor(cursor, UUID)
+        statement = statement.where(Order.id < last_id)
+    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    items = [_admin_read(order, merchant) for order, merchant in rows]
+    return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+
+
+async def show_to_staff(session: AsyncSession, *, order_id: UUID) -> OrderAdminDetail:
+    """Return an order with all that explains it. Raises UnknownOrderError."""
+    order = await session.get(Order, order_id)
+    if order is None:
+        raise UnknownOrderError(order_id)
+    merchant = await session.get_one(Merchant, order.merchant_id)
+    changes = await session.scalars(
+        select(OrderChange).where(OrderChange.order_id == order_id).order_by(OrderChange.revision)
+    )
+    reports = await session.scalars(
+        select(OrderReport).where(OrderReport.order_id == order_id).order_by(OrderReport.occurred_at, OrderReport.id)
+    )
+    return OrderAdminDetail(
+        **dict(_admin_read(order, merchant)),
+        explanation=_explanation(order),
+        history=[_state(order, change) for change in changes],
+        reports=_reports(reports.all()),
+    )
+
+
+def _admin_read(order: Order, merchant: Merchant) -> OrderAdminRead:
+    return OrderAdminRead(
+        **dict(order_read(order, merchant)),
+        customer_id=order.customer_id,
+        click_id=order.click_id,
+        commission=Money(amount_minor=order.commission_minor, currency=order.currency),
+        boost=Money(amount_minor=order.boost_minor, currency=order.currency),
+        reported_sale=Money(amount_minor=order.reported_sale_minor, currency=order.reported_currency),
+        reported_commission=Money(amount_minor=order.reported_commission_minor, currency=order.reported_currency),
+        exchange_rate=_rate(order),
+        settled_minor=order.settled_minor,
+        written_off_minor=order.written_off_minor,
+        expired_at=order.expired_at,
+        revision=order.revision,
+    )
+
+
+def _explanation(order: Order) -> list[ExplanationStep]:
+    return [ExplanationStep.model_validate(step) for step in order.explanation["steps"]]
+
+
+def _rate(order: Order) -> str | None:
+    return None if order.exchange_rate_e12 is None else show_rate(order.exchange_rate_e12)
+
+
+def _state(order: Order, change: OrderChange) -> OrderState:
+    return OrderState(
+        status=change.status,
+        sale=Money(amount_minor=change.sale_minor, currency=order.currency),
+        cashback=Money(amount_minor=change.cashback_minor, currency=order.currency),
+        at=change.at,
+    )
+
+
+def _reports(reports: Sequence[OrderReport]) -> list[OrderReportRead]:
+    shown = []
+    for report in reports:
+        origins = (("event", report.webhook_event_id), ("claim", report.claim_id), ("staff", report.staff_key_id))
+        origin, origin_id = next((name, value) for name, value in origins if value is not None)
+        shown.append(
+            OrderReportRead.model_validate(
+                {
+                    **{name: getattr(report, name) for name in OrderReportRead.model_fields if name[:6] != "origin"},
+                    "origin": origin,
+                    "origin_id": origin_id,
+                }
+            )
+        )
+    return shown

@@ -1,0 +1,114 @@
+"""The life of a payout: its states, and the ledger that follows them, in the caller's transaction.
+
+What a payout has in the ledger follows from its state alone (`position`). A step posts the difference between two
+positions, and each state is reached at most once, so that no step can be posted twice.
+"""
+
+from typing import assert_never
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.errors import ConflictError
+from app.models import Account, CauseType, Payout, PayoutChange, PayoutStatus
+from app.services import ledger
+from app.services.ledger import Line, credit, debit
+
+
+class PayoutStateError(ConflictError):
+    """The payout is in a state from which this step is not possible."""
+
+    code = "payout_state"
+    title = "Not possible in this state"
+
+    def __init__(self, payout: Payout, wanted: PayoutStatus) -> None:
+        super().__init__(f"Payout {payout.id} is {payout.status.value} and cannot become {wanted.value}.")
+
+
+def may_become(current: PayoutStatus, wanted: PayoutStatus) -> bool:
+    """Tell whether a payout in a state may come to another one: every transition there is."""
+    match current:
+        case PayoutStatus.REQUESTED:
+            return wanted in (PayoutStatus.APPROVED, PayoutStatus.REJECTED)
+        case PayoutStatus.APPROVED:
+            # Once it is handed over, only whoever has it can say what became of it.
+            return wanted in (PayoutStatus.SENT, PayoutStatus.REJECTED)
+        case PayoutStatus.SENT:
+            return wanted in (PayoutStatus.PAID, PayoutStatus.FAILED)
+        case PayoutStatus.PAID:
+            # The receiving bank may send money back days later.
+            return wanted is PayoutStatus.FAILED
+        case PayoutStatus.FAILED | PayoutStatus.REJECTED:
+            return False
+        case _:
+            assert_never(current)
+
+
+def position(payout: Payout) -> list[Line]:
+    """Return what the payout has in the ledger in its present state."""
+    customer_id, currency, amount_minor = payout.customer_id, payout.currency, payout.amount_minor
+    taken = debit(Account.CUSTOMER_AVAILABLE, amount_minor, currency, customer_id=customer_id)
+    match payout.status:
+        case PayoutStatus.REQUESTED | PayoutStatus.APPROVED | PayoutStatus.SENT:
+            return [taken, credit(Account.CUSTOMER_IN_PAYOUT, amount_minor, currency, customer_id=customer_id)]
+        case PayoutStatus.PAID:
+            return [
+                taken,
+                credit(Account.CASH, amount_minor - payout.fee_minor, currency),
+                credit(Account.PAYOUT_FEES, payout.fee_minor, currency),
+            ]
+        case PayoutStatus.FAILED | PayoutStatus.REJECTED:
+            return []
+        case _:
+            assert_never(payout.status)
+
+
+async def start(session: AsyncSession, payout: Payout) -> None:
+    """Add a requested payout and take its amount out of the available balance. Raises InsufficientBalanceError."""
+    session.add(payout)
+    await session.flush()
+    await _follow(session, payout, before=[], reason=None, staff_key_id=None, covered=True)
+
+
+async def advance(
+    session: AsyncSession,
+    payout: Payout,
+    status: PayoutStatus,
+    *,
+    reason: str | None = None,
+    staff_key_id: UUID | None = None,
+) -> None:
+    """Bring a payout, locked by the caller, to its next state. Raises PayoutStateError."""
+    if not may_become(payout.status, status):
+        raise PayoutStateError(payout, status)
+    before, was = position(payout), payout.status
+    payout.status = status
+    if reason is not None:
+        payout.reason = reason
+    await session.flush()
+    await _follow(session, payout, before=before, reason=reason, staff_key_id=staff_key_id, covered=False)
+    paid_minor = payout.amount_minor * ((status is PayoutStatus.PAID) - (was is PayoutStatus.PAID))
+    if paid_minor:
+        await ledger.note_paid(
+            session, customer_id=payout.customer_id, currency=payout.currency, amount_minor=paid_minor
+        )
+
+
+async def _follow(
+    session: AsyncSession,
+    payout: Payout,
+    *,
+    before: list[Line],
+    reason: str | None,
+    staff_key_id: UUID | None,
+    covered: bool,
+) -> None:
+    session.add(PayoutChange(payout_id=payout.id, status=payout.status, reason=reason, staff_key_id=staff_key_id))
+    await ledger.post(
+        session,
+        cause_type=CauseType.PAYOUT,
+        cause_id=payout.id,
+        purpose=payout.status.value,
+        lines=[*(line.reversed() for line in before), *position(payout)],
+        covered=covered,
+    )
