@@ -67,9 +67,9 @@ def make_settings(*, database_url: str, redis_url: str, **changes: object) -> Se
 async def empty_database(worker_number: int) -> AsyncIterator[str]:
     """A new, empty database of this test process."""
     name = f"cashback_test_{os.getpid()}_{worker_number}"
-    await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
+    await administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
     yield name
-    await _drop(name)
+    await drop_database(name)
 
 
 @pytest.fixture(scope="session")
@@ -91,17 +91,18 @@ async def shared_database(template: str) -> AsyncIterator[str]:
 @asynccontextmanager
 async def _copied(template: str) -> AsyncIterator[str]:
     name = f"{template}_{new_id().hex[-12:]}"
-    await _administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    await administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
         yield name
     finally:
-        await _drop(name)
+        await drop_database(name)
 
 
-async def _drop(name: str) -> None:
+async def drop_database(name: str) -> None:
+    """Drop a database, whoever is connected to it."""
     for _ in range(100):
         try:
-            await _administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            await administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         except asyncpg.InsufficientPrivilegeError:
             # An autovacuum worker is in it: a superuser's process, which we may not end, but which ends soon.
             await asyncio.sleep(0.1)
@@ -110,7 +111,8 @@ async def _drop(name: str) -> None:
     raise TimeoutError(f"the database {name} cannot be dropped: somebody else's process stays in it")
 
 
-async def _administer(*statements: str) -> None:
+async def administer(*statements: str) -> None:
+    """Run statements on the server outside any of the tests' databases."""
     connection = await asyncpg.connect(os.environ[DATABASE_VARIABLE])
     try:
         for statement in statements:
@@ -154,7 +156,7 @@ async def session(shared_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 async def client(session: AsyncSession, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP to the application in-process, inside the test's transaction, with a real Redis behind the doorbell."""
     async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(_in_process(create_app(settings), settings))
+        yield await stack.enter_async_context(in_process(create_app(settings), settings))
 
 
 @pytest.fixture
@@ -176,10 +178,10 @@ async def committed_db(template: str, worker_number: int) -> AsyncIterator[Setti
 async def committed_client(committed_db: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP to the application in-process on `committed_db`: requests may race."""
     async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(_in_process(create_app(committed_db), committed_db))
+        yield await stack.enter_async_context(in_process(create_app(committed_db), committed_db))
 
 
-class _in_process:  # noqa: N801 - reads as the function it stands for
+class in_process:  # noqa: N801 - reads as the function it stands for
     """Wires an application without its lifespan, whose database the fixtures have opened already."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:

@@ -1,0 +1,224 @@
+"""Whatever happens in whatever order, every invariant of the ledger holds after each step.
+
+Hypothesis chooses what happens: clicks, sales, approvals, returns, repeats, corrections by staff, campaigns. All of it
+goes over HTTP and through the workers' jobs, with real commits. `MONEY_MACHINE_EXAMPLES` sets how many sequences are
+tried (200; `make test-money` tries 10,000).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app.models import CauseType
+from app.services import ledger
+from app.services.ledger import Line
+from app.services.orders import boosts
+from tests.money.stage import Play, Stage
+
+EXAMPLES = int(os.environ.get("MONEY_MACHINE_EXAMPLES", "200"))
+STEPS = 20
+
+closings = st.sampled_from(["approved", "declined", "returned"])
+sales = st.sampled_from([0, 1, 99, 10_000, 33_333, 2_000_000])
+days = st.sampled_from([0, 1, 20, 35, 70])
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An order as the shop knows it."""
+
+    merchant: int
+    reference: str
+    click_id: str
+
+
+class MoneyMachine(RuleBasedStateMachine):
+    """One merchant's, customer's and operator's life after another, all at once."""
+
+    stage: ClassVar[Stage]
+    orders: Bundle[Placed] = Bundle("orders")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.play: Play = self.stage.play()
+
+    def teardown(self) -> None:
+        """Take the stage down, also after a failure."""
+        self.play.end()
+
+    @initialize(basis_points=st.sampled_from([100, 2_500]), budget=st.sampled_from([None, 3_000]))
+    def begin(self, basis_points: int, budget: int | None) -> None:
+        """Begin with a campaign, so that boosts are on most orders."""
+        self.start_campaign(0, basis_points, budget)
+
+    @rule(
+        target=orders,
+        customer=st.integers(0, 1),
+        merchant=st.integers(0, 3),
+        number=st.integers(0, 7),
+        sale=sales,
+        days_ago=days,
+    )
+    def shop(self, customer: int, merchant: int, number: int, sale: int, days_ago: int) -> Placed:
+        """Click and buy. Two customers or two shops may use the same number."""
+        click_id = self.play.click(self.play.customers[customer], self.play.merchants[merchant])
+        order = Placed(merchant, f"A-{number}", click_id)
+        self._report(order, "created", days_ago, sale, sale // 12)
+        return order
+
+    @rule(target=orders, merchant=st.integers(0, 3), kind=closings, days_ago=days)
+    def close_before_the_sale(self, merchant: int, kind: str, days_ago: int) -> Placed:
+        """Hear what became of an order before hearing of its sale."""
+        click_id = self.play.click(self.play.customers[0], self.play.merchants[merchant])
+        order = Placed(merchant, f"B-{len(self.play.bodies)}", click_id)
+        self._report(order, kind, days_ago)
+        return order
+
+    @rule(order=orders, sale=sales, per_mille=st.sampled_from([0, 33, 80]), days_ago=days)
+    def report_again(self, order: Placed, sale: int, per_mille: int, days_ago: int) -> None:
+        """Report a sale late, or with other amounts."""
+        self._report(order, "created", days_ago, sale, sale * per_mille // 1000)
+
+    @rule(order=orders, kind=closings, days_ago=days)
+    def close(self, order: Placed, kind: str, days_ago: int) -> None:
+        """Approve, decline or take back whatever the order is by then."""
+        self._report(order, kind, days_ago)
+
+    @rule(order=orders, sale=st.sampled_from([1, 5_000, 40_000]), days_ago=days)
+    def return_a_part(self, order: Placed, sale: int, days_ago: int) -> None:
+        """Take a part of an order back."""
+        self._report(order, "returned", days_ago, sale)
+
+    @precondition(lambda self: self.play.bodies)
+    @rule(number=st.integers(0, 50))
+    def repeat(self, number: int) -> None:
+        """Send a message again."""
+        self.play.repeat(number)
+
+    @rule(number=st.integers(0, 9), kind=closings)
+    def adjust(self, number: int, kind: str) -> None:
+        """Let staff say what the source does not."""
+        orders = self.play.orders()
+        if orders:
+            order = orders[number % len(orders)]
+            body = {"kind": kind, "reason": "said on the telephone"}
+            assert self.play.call("POST", f"/v1/admin/orders/{order.id}/adjustments", json=body).status_code == 201
+
+    @rule(
+        merchant=st.integers(0, 3),
+        basis_points=st.sampled_from([100, 2_500]),
+        budget=st.sampled_from([None, 150, 3_000]),
+    )
+    def start_campaign(self, merchant: int, basis_points: int, budget: int | None) -> None:
+        """Promise more from now on."""
+        shop = self.play.merchants[merchant]
+        body: dict[str, Any] = {
+            "name": "Boost",
+            "currency": shop.currency,
+            "merchant_id": shop.id,
+            "kind": "percent_of_sale",
+            "basis_points": basis_points,
+        }
+        if budget is not None:
+            body["budget"] = {"amount_minor": budget, "currency": shop.currency}
+        assert self.play.call("POST", "/v1/admin/campaigns", json=body).status_code == 201
+
+    @rule(merchant=st.integers(0, 3), basis_points=st.sampled_from([1, 333, 900]), cap=st.sampled_from([None, 77]))
+    def change_rate(self, merchant: int, basis_points: int, cap: int | None) -> None:
+        """Promise another rate from now on, perhaps with a cap an order and a month."""
+        shop = self.play.merchants[merchant]
+        body: dict[str, Any] = {"kind": "percent_of_sale", "basis_points": basis_points}
+        if cap is not None:
+            body["cap"] = {"amount_minor": cap, "currency": shop.currency}
+            body["cap_month"] = {"amount_minor": 2 * cap, "currency": shop.currency}
+        answer = self.play.call("POST", f"/v1/admin/merchants/{shop.id}/rates", json=body)
+        assert answer.status_code == 201, answer.text
+
+    @invariant()
+    def ledger_holds(self) -> None:
+        """Every rule of the ledger holds, and each order's steps add up to its cashback."""
+        assert self.play.violations() == []
+        for order in self.play.orders():
+            assert sum(step["amount_minor"] for step in order.explanation["steps"]) == order.cashback_minor
+
+    def _report(
+        self, order: Placed, kind: str, days_ago: int, sale: int | None = None, commission: int | None = None
+    ) -> None:
+        self.play.report(
+            kind,
+            order.reference,
+            days_ago=days_ago,
+            click_id=order.click_id,
+            amount=sale,
+            commission=commission,
+            currency=self.play.merchants[order.merchant].currency,
+        )
+
+
+@pytest.fixture
+def stage(template: str, worker_number: int) -> Iterator[Stage]:
+    with Stage(template, worker_number) as stage:
+        MoneyMachine.stage = stage
+        yield stage
+
+
+def tries(examples: int, **changes: Any) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+        database=None,
+        **changes,
+    )
+
+
+def test_every_invariant_holds_after_every_step(stage: Stage) -> None:
+    run_state_machine_as_test(MoneyMachine, settings=tries(EXAMPLES))
+
+
+async def _keep_boosts(*_: object) -> None:
+    """Forget to give a dead order's boost back to its budget."""
+
+
+def _forget_negative_lines(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Post to the wallet of an order only what makes it larger."""
+
+    async def post(session: Any, *, cause_type: CauseType, lines: list[Line], **values: Any) -> Any:
+        if cause_type is CauseType.ORDER:
+            lines = [line for line in lines if line.customer_id is None or line.amount_minor < 0]
+        return await original(session, cause_type=cause_type, lines=lines, **values)
+
+    return post
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(lambda patch: patch.setattr(boosts, "give_back", _keep_boosts), id="boost-kept"),
+        pytest.param(
+            lambda patch: patch.setattr(ledger, "post", _forget_negative_lines(ledger.post)), id="return-not-taken-back"
+        ),
+    ],
+)
+def test_a_bug_seeded_on_purpose_is_caught(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    seed(monkeypatch)
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(MoneyMachine, settings=tries(EXAMPLES, phases=[Phase.generate]))
