@@ -11,7 +11,7 @@ from app.db import constraint_name, transaction
 from app.ids import new_id
 from app.models import Account, CauseType, Customer, Posting, Wallet
 from app.services.ledger import Line, credit, debit, post
-from app.services.ledger.verify import Invariant, Violation, violations
+from app.services.ledger.verify import TRANSFERS, Invariant, Violation, violations
 from tests.factories import make_customer
 
 
@@ -110,7 +110,7 @@ async def test_verify_names_a_wallet_that_was_tampered_with(session: AsyncSessio
 
 async def test_verify_outlasts_the_limits_of_requests(committed_db: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient = committed_db.model_copy(update={"db_statement_timeout_seconds": 0.05})
-    slow = Invariant("slow", "Takes its time.", "SELECT 'a' AS id, 'b' AS detail FROM pg_sleep(3)")
+    slow = Invariant("slow", "Takes its time.", TRANSFERS, "SELECT 'a' AS id, 'b' AS detail FROM pg_sleep(3)")
     monkeypatch.setattr("app.services.ledger.verify.INVARIANTS", (slow,))
     engine = db.create_engine(impatient, application_name="tests", pool_size=1, max_overflow=0)
     async with AsyncSession(engine) as session, session.begin():

@@ -2,8 +2,12 @@
 
 Run by `cashback ledger verify`, by the schedule, and after every test that moves money. The statements aggregate in
 PostgreSQL; nothing but violations comes out.
+
+Each can be checked for a slice of its keys alone. Where a statement says `within(column)`, the slice's bounds are put
+in, or `true` for all at once. So every table and subquery that it adds up needs one, on a column that an index leads.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +22,42 @@ _TIMEOUT_SECONDS = 1800
 
 
 @dataclass(frozen=True, slots=True)
+class Keys:
+    """What slices of a rule are cut by: columns of a table, in the order of an index, and their types."""
+
+    table: str
+    columns: tuple[str, ...] = ("id",)
+    types: tuple[str, ...] = ("uuid",)
+
+
+TRANSFERS = Keys("transfers")
+CAUSES = Keys("transfers", ("cause_type", "cause_id"), ("text", "uuid"))
+CUSTOMERS = Keys("wallets", ("customer_id",))
+ORDERS = Keys("orders")
+PAYOUTS = Keys("payouts")
+# Settlements and their lines both cause transfers; there are more of the lines.
+SETTLEMENTS = Keys("settlement_lines")
+CAMPAIGNS = Keys("campaigns")
+CLAWBACKS = Keys("clawbacks")
+REFERRALS = Keys("referrals")
+MERCHANTS = Keys("merchants", types=("integer",))
+
+_WITHIN = re.compile(r"within\(([^()]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
 class Invariant:
-    """A rule; `statement` returns (id, detail) of what breaks it."""
+    """A rule; `statement` returns (id, detail) of what breaks it, within a slice of `keys`."""
 
     name: str
     rule: str
+    keys: Keys
     statement: str
+
+    @property
+    def whole(self) -> str:
+        """The statement for everything at once."""
+        return _WITHIN.sub("true", self.statement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,51 +73,62 @@ INVARIANTS = (
     Invariant(
         "transfers_balance",
         "Each transfer has two or more postings that sum to zero in each currency.",
+        TRANSFERS,
         """
         SELECT t.id::text, coalesce(string_agg(p.currency || ' ' || p.total, ', '), 'no postings')
         FROM transfers t
         LEFT JOIN (SELECT transfer_id, currency, sum(amount_minor) AS total, count(*) AS lines
-                   FROM postings GROUP BY transfer_id, currency) p ON p.transfer_id = t.id
+                   FROM postings WHERE within(transfer_id) GROUP BY transfer_id, currency) p ON p.transfer_id = t.id
+        WHERE within(t.id)
         GROUP BY t.id HAVING coalesce(bool_or(p.total <> 0 OR p.lines < 2), true)
         """,
     ),
     Invariant(
         "trial_balance",
         "All postings together sum to zero in each currency.",
-        "SELECT currency, sum(amount_minor)::text FROM postings GROUP BY currency HAVING sum(amount_minor) <> 0",
+        TRANSFERS,
+        """
+        SELECT currency, sum(amount_minor)::text FROM postings WHERE within(transfer_id)
+        GROUP BY currency HAVING sum(amount_minor) <> 0
+        """,
     ),
     Invariant(
         "wallets_equal_postings",
         "Each wallet equals the sum of its postings, and what it says was paid the payouts that were.",
+        CUSTOMERS,
         """
-        SELECT coalesce(w.customer_id, p.customer_id) || ' ' || coalesce(w.currency, p.currency),
-               format('wallet %s/%s/%s/%s, postings %s/%s/%s/%s', w.pending_minor, w.available_minor, w.in_payout_minor,
-                      w.debt_minor, p.pending, p.available, p.in_payout, p.debt)
-               || format(', paid %s, payouts %s', w.paid_minor, q.paid)
-        FROM wallets w
-        FULL JOIN (SELECT customer_id, currency,
-                          -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_pending'), 0) AS pending,
-                          -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_available'), 0) AS available,
-                          -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_in_payout'), 0) AS in_payout,
-                          coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_debt'), 0) AS debt
-                   FROM postings WHERE customer_id IS NOT NULL GROUP BY customer_id, currency) p
-          ON p.customer_id = w.customer_id AND p.currency = w.currency
-        FULL JOIN (SELECT customer_id, currency, sum(amount_minor) AS paid
-                   FROM payouts WHERE status = 'paid' GROUP BY customer_id, currency) q
-          ON q.customer_id = w.customer_id AND q.currency = w.currency
-        WHERE (coalesce(w.pending_minor, 0), coalesce(w.available_minor, 0), coalesce(w.in_payout_minor, 0),
-               coalesce(w.debt_minor, 0), coalesce(w.paid_minor, 0))
-              IS DISTINCT FROM (coalesce(p.pending, 0), coalesce(p.available, 0), coalesce(p.in_payout, 0),
-                                coalesce(p.debt, 0), coalesce(q.paid, 0))
+        WITH wallet AS (
+            SELECT customer_id, currency, pending_minor, available_minor, in_payout_minor, debt_minor, paid_minor
+            FROM wallets WHERE within(customer_id)
+        ), posted AS (
+            SELECT customer_id, currency,
+                   -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_pending'), 0) AS pending,
+                   -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_available'), 0) AS available,
+                   -coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_in_payout'), 0) AS in_payout,
+                   coalesce(sum(amount_minor) FILTER (WHERE account = 'customer_debt'), 0) AS debt
+            FROM postings WHERE customer_id IS NOT NULL AND within(customer_id) GROUP BY customer_id, currency
+        ), paid AS (
+            SELECT customer_id, currency, sum(amount_minor) AS paid
+            FROM payouts WHERE status = 'paid' AND within(customer_id) GROUP BY customer_id, currency
+        )
+        SELECT customer_id || ' ' || currency,
+               format('wallet %s/%s/%s/%s, postings %s/%s/%s/%s, paid %s, payouts %s', pending_minor, available_minor,
+                      in_payout_minor, debt_minor, pending, available, in_payout, debt, paid_minor, paid)
+        FROM wallet FULL JOIN posted USING (customer_id, currency) FULL JOIN paid USING (customer_id, currency)
+        WHERE (coalesce(pending_minor, 0), coalesce(available_minor, 0), coalesce(in_payout_minor, 0),
+               coalesce(debt_minor, 0), coalesce(paid_minor, 0))
+              IS DISTINCT FROM (coalesce(pending, 0), coalesce(available, 0), coalesce(in_payout, 0),
+                                coalesce(debt, 0), coalesce(paid, 0))
         """,
     ),
     Invariant(
         "available_negative_only_by_clawback",
         "Available money is below zero only where something was taken back after it had become available.",
+        CUSTOMERS,
         """
         SELECT w.customer_id || ' ' || w.currency, w.available_minor::text
         FROM wallets w
-        WHERE w.available_minor < 0
+        WHERE w.available_minor < 0 AND within(w.customer_id)
           AND NOT EXISTS (
             SELECT FROM orders o JOIN order_changes c ON c.order_id = o.id
             WHERE o.customer_id = w.customer_id AND o.currency = w.currency AND c.status IN ('reversed', 'payable')
@@ -96,6 +141,7 @@ INVARIANTS = (
     Invariant(
         "orders_equal_postings",
         "Each order's postings equal its commission, cashback, boosts and margin in its state.",
+        ORDERS,
         """
         WITH position AS (
             SELECT id, line.account, line.currency, sum(line.amount) AS amount
@@ -111,12 +157,12 @@ INVARIANTS = (
                 (CASE WHEN status = 'payable' THEN 'margin' ELSE 'margin_pending' END, currency,
                  -(commission_minor - (cashback_minor - boost_minor)))
             ) line(account, currency, amount)
-            WHERE status IN ('pending', 'approved', 'payable')
+            WHERE status IN ('pending', 'approved', 'payable') AND within(id)
             GROUP BY id, line.account, line.currency
         ), posted AS (
             SELECT t.cause_id AS id, p.account, p.currency, sum(p.amount_minor) AS amount
             FROM transfers t JOIN postings p ON p.transfer_id = t.id
-            WHERE t.cause_type = 'order' GROUP BY t.cause_id, p.account, p.currency
+            WHERE t.cause_type = 'order' AND within(t.cause_id) GROUP BY t.cause_id, p.account, p.currency
         )
         SELECT coalesce(e.id, p.id)::text,
                format('%s %s: expected %s, posted %s', coalesce(e.account, p.account), coalesce(e.currency, p.currency),
@@ -128,6 +174,7 @@ INVARIANTS = (
     Invariant(
         "payouts_equal_postings",
         "Each payout's postings equal its amount and fee in its state.",
+        PAYOUTS,
         """
         WITH position AS (
             SELECT id, line.account, line.amount
@@ -138,10 +185,11 @@ INVARIANTS = (
                 ('cash', CASE WHEN status = 'paid' THEN -(amount_minor - fee_minor) ELSE 0 END),
                 ('payout_fees', CASE WHEN status = 'paid' THEN -fee_minor ELSE 0 END)
             ) line(account, amount)
+            WHERE within(id)
         ), posted AS (
             SELECT t.cause_id AS id, p.account, sum(p.amount_minor) AS amount
             FROM transfers t JOIN postings p ON p.transfer_id = t.id
-            WHERE t.cause_type = 'payout' GROUP BY t.cause_id, p.account
+            WHERE t.cause_type = 'payout' AND within(t.cause_id) GROUP BY t.cause_id, p.account
         )
         SELECT coalesce(e.id, p.id)::text,
                format('%s: expected %s, posted %s', coalesce(e.account, p.account), coalesce(e.amount, 0),
@@ -153,18 +201,20 @@ INVARIANTS = (
     Invariant(
         "settlements_equal_postings",
         "Each settlement's postings equal its lines, and each resolved line's what staff decided.",
+        SETTLEMENTS,
         """
         WITH expected AS (
             SELECT s.id, s.total_minor AS receivable, coalesce(sum(l.amount_minor), 0) AS lines
-            FROM settlements s LEFT JOIN settlement_lines l ON l.settlement_id = s.id GROUP BY s.id
+            FROM settlements s LEFT JOIN settlement_lines l ON l.settlement_id = s.id
+            WHERE within(s.id) GROUP BY s.id
             UNION ALL
             SELECT id, CASE resolution WHEN 'written_off' THEN resolved_minor ELSE -resolved_minor END,
                    CASE resolution WHEN 'written_off' THEN resolved_minor ELSE -resolved_minor END
-            FROM settlement_lines WHERE resolution IN ('written_off', 'accepted')
+            FROM settlement_lines WHERE resolution IN ('written_off', 'accepted') AND within(id)
         ), posted AS (
             SELECT t.cause_id AS id, -sum(p.amount_minor) AS receivable
             FROM transfers t JOIN postings p ON p.transfer_id = t.id AND p.account = 'network_receivable'
-            WHERE t.cause_type = 'settlement' GROUP BY t.cause_id
+            WHERE t.cause_type = 'settlement' AND within(t.cause_id) GROUP BY t.cause_id
         )
         SELECT coalesce(e.id, p.id)::text,
                format('stated %s, lines %s, posted %s', e.receivable, e.lines, coalesce(p.receivable, 0))
@@ -174,36 +224,44 @@ INVARIANTS = (
     ),
     Invariant(
         "campaigns_within_budget",
-        "Each campaign has spent what its orders have of it, within its budget; each order has what it says.",
+        "Each campaign has spent what its orders have of it, within its budget.",
+        CAMPAIGNS,
         """
         SELECT c.id::text, format('spent %s, orders %s, budget %s', c.spent_minor, coalesce(b.total, 0), c.budget_minor)
         FROM campaigns c
-        LEFT JOIN (SELECT campaign_id, sum(amount_minor) AS total FROM order_boosts GROUP BY campaign_id) b
-          ON b.campaign_id = c.id
-        WHERE c.spent_minor <> coalesce(b.total, 0) OR c.spent_minor > c.budget_minor
-        UNION ALL
+        LEFT JOIN (SELECT campaign_id, sum(amount_minor) AS total FROM order_boosts
+                   WHERE within(campaign_id) GROUP BY campaign_id) b ON b.campaign_id = c.id
+        WHERE within(c.id) AND (c.spent_minor <> coalesce(b.total, 0) OR c.spent_minor > c.budget_minor)
+        """,
+    ),
+    Invariant(
+        "orders_equal_boosts",
+        "Each live order's boost is the sum of what campaigns gave it; one that is not live has none.",
+        ORDERS,
+        """
         SELECT o.id::text, format('boost %s, of campaigns %s', o.boost_minor, coalesce(b.total, 0))
-        FROM (SELECT id, CASE WHEN status IN ('declined', 'reversed') THEN 0 ELSE boost_minor END AS boost_minor
-              FROM orders WHERE boost_minor <> 0 OR id IN (SELECT order_id FROM order_boosts)) o
-        LEFT JOIN (SELECT order_id, sum(amount_minor) AS total FROM order_boosts GROUP BY order_id) b
-          ON b.order_id = o.id
-        WHERE o.boost_minor <> coalesce(b.total, 0)
+        FROM orders o
+        LEFT JOIN (SELECT order_id, sum(amount_minor) AS total FROM order_boosts
+                   WHERE within(order_id) GROUP BY order_id) b ON b.order_id = o.id
+        WHERE within(o.id) AND coalesce(b.total, 0)
+              <> CASE WHEN o.status IN ('declined', 'reversed') THEN 0 ELSE o.boost_minor END
         """,
     ),
     Invariant(
         "clawbacks_equal_postings",
         "Each clawback's postings equal its outstanding debt and what was written off.",
+        CLAWBACKS,
         """
         WITH expected AS (
             SELECT id, CASE WHEN policy = 'offset' THEN shortfall_minor - recovered_minor ELSE 0 END AS debt,
                    CASE WHEN status = 'reinstated' THEN 0 ELSE written_off_minor END AS written_off
-            FROM clawbacks
+            FROM clawbacks WHERE within(id)
         ), posted AS (
             SELECT t.cause_id AS id,
                    coalesce(sum(p.amount_minor) FILTER (WHERE account = 'customer_debt'), 0) AS debt,
                    coalesce(sum(p.amount_minor) FILTER (WHERE account = 'bad_debt'), 0) AS written_off
             FROM transfers t JOIN postings p ON p.transfer_id = t.id
-            WHERE t.cause_type = 'clawback' GROUP BY t.cause_id
+            WHERE t.cause_type = 'clawback' AND within(t.cause_id) GROUP BY t.cause_id
         )
         SELECT coalesce(e.id, p.id)::text,
                format('expected %s/%s, posted %s/%s', e.debt, e.written_off, p.debt, p.written_off)
@@ -215,13 +273,15 @@ INVARIANTS = (
     Invariant(
         "referrals_equal_postings",
         "Each referral's postings equal both bonuses while it is granted, and nothing otherwise.",
+        REFERRALS,
         """
         WITH expected AS (
-            SELECT id, referrer_bonus_minor + invited_bonus_minor AS promotions FROM referrals WHERE status = 'granted'
+            SELECT id, referrer_bonus_minor + invited_bonus_minor AS promotions
+            FROM referrals WHERE status = 'granted' AND within(id)
         ), posted AS (
             SELECT t.cause_id AS id, sum(p.amount_minor) AS promotions
             FROM transfers t JOIN postings p ON p.transfer_id = t.id AND p.account = 'promotions'
-            WHERE t.cause_type = 'referral' GROUP BY t.cause_id
+            WHERE t.cause_type = 'referral' AND within(t.cause_id) GROUP BY t.cause_id
         )
         SELECT coalesce(e.id, p.id)::text, format('expected %s, posted %s', e.promotions, p.promotions)
         FROM expected e FULL JOIN posted p ON p.id = e.id
@@ -231,30 +291,34 @@ INVARIANTS = (
     Invariant(
         "one_transfer_a_cause",
         "No cause has two transfers for the same purpose.",
+        CAUSES,
         """
         SELECT cause_id::text, cause_type || ' ' || purpose || ' × ' || count(*)
-        FROM transfers GROUP BY cause_type, cause_id, purpose HAVING count(*) > 1
+        FROM transfers WHERE within(cause_type, cause_id)
+        GROUP BY cause_type, cause_id, purpose HAVING count(*) > 1
         """,
     ),
     Invariant(
         "receivable_equals_unsettled_orders",
         "What networks owe for a merchant equals the commission of its live orders less what they paid and we gave up.",
+        MERCHANTS,
         """
         WITH owed AS (
             SELECT merchant_id, currency, sum(amount) AS total
             FROM (SELECT merchant_id, reported_currency AS currency, sum(reported_commission_minor) AS amount
-                  FROM orders WHERE status IN ('pending', 'approved', 'payable')
+                  FROM orders WHERE status IN ('pending', 'approved', 'payable') AND within(merchant_id)
                   GROUP BY merchant_id, reported_currency
                   UNION ALL
                   SELECT s.merchant_id, s.currency, -sum(l.amount_minor)
                          - coalesce(sum(l.resolved_minor) FILTER (WHERE l.resolution = 'written_off'), 0)
                          + coalesce(sum(l.resolved_minor) FILTER (WHERE l.resolution = 'accepted'), 0)
                   FROM settlements s JOIN settlement_lines l ON l.settlement_id = s.id
+                  WHERE within(s.merchant_id)
                   GROUP BY s.merchant_id, s.currency) parts
             GROUP BY merchant_id, currency
         ), booked AS (
             SELECT merchant_id, currency, sum(amount_minor) AS total FROM postings
-            WHERE account = 'network_receivable' GROUP BY merchant_id, currency
+            WHERE account = 'network_receivable' AND within(merchant_id) GROUP BY merchant_id, currency
         )
         SELECT coalesce(o.merchant_id, b.merchant_id) || ' ' || coalesce(o.currency, b.currency),
                format('orders and settlements %s, receivable %s', coalesce(o.total, 0), coalesce(b.total, 0))
@@ -279,7 +343,7 @@ async def violations(session: AsyncSession) -> list[Violation]:
     connection: Any = (await (await session.connection()).get_raw_connection()).driver_connection
     found: list[Violation] = []
     for invariant in INVARIANTS:
-        statement = f"SELECT * FROM ({invariant.statement}) v LIMIT {MOST_SHOWN}"  # noqa: S608 - our own constants
+        statement = f"SELECT * FROM ({invariant.whole}) v LIMIT {MOST_SHOWN}"  # noqa: S608 - our own constants
         rows = await connection.fetch(statement, timeout=_TIMEOUT_SECONDS)
         metrics.LEDGER_VIOLATIONS.labels(invariant.name).set(len(rows))
         found += [Violation(invariant.name, str(row[0]), str(row[1])) for row in rows]
