@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from schwifty import BIC, IBAN
+from schwifty.exceptions import SchwiftyException
 
 DEVELOPMENT_SECRET_KEY = "development-only-secret-key-0123456789abcdef"  # noqa: S105 - refused outside development
 # A Fernet key is 32 bytes in URL-safe base64; this one only ever protects demo data.
@@ -99,6 +101,23 @@ class Settings(BaseSettings):
     )
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
+    # Payouts
+    payout_debtor_name: str | None = Field(
+        None, max_length=70, description="Our name in bank files; without it and the IBAN there is no pain.001."
+    )
+    payout_debtor_iban: str | None = Field(None, description="The account that bank files pay from.")
+    payout_debtor_bic: str | None = Field(None, description="Its bank's BIC, where the bank wants one in the file.")
+    payout_http_url: str | None = Field(
+        None, description="Base address of the HTTP payout provider; https outside development."
+    )
+    payout_http_token: SecretStr | None = Field(None, description="Bearer token for that provider.")
+    payout_http_timeout_seconds: float = Field(
+        10.0, gt=0, le=60, description="Longest wait for one answer of that provider."
+    )
+    payout_callback_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        [], description="Standard Webhooks secrets of that provider's callbacks, comma separated; all verify (rotation)."
+    )
+
     # Feeds
     allow_private_feeds: bool = Field(False, description="Let feed URLs point at private and loopback addresses.")  # noqa: FBT003 - pydantic's own signature
     feed_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a feed's server.")
@@ -111,7 +130,9 @@ class Settings(BaseSettings):
     prometheus_multiproc_dir: str | None = Field(None, description="Folder that processes share their metrics in.")
     worker_metrics_port: int | None = Field(None, description="A job worker serves its own `/metrics` on this port.")
 
-    @field_validator("frontend_origins", "readyz_requires", "encryption_keys", mode="before")
+    @field_validator(
+        "frontend_origins", "readyz_requires", "encryption_keys", "payout_callback_secrets", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -131,6 +152,46 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: str) -> str:
         if not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must look like redis://:password@host:port/0")
+        return value
+
+    @field_validator(
+        "payout_debtor_name",
+        "payout_debtor_iban",
+        "payout_debtor_bic",
+        "payout_http_url",
+        "payout_http_token",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return (value.strip() or None) if isinstance(value, str) else value
+
+    @field_validator("payout_debtor_iban")
+    @classmethod
+    def _iban(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else str(IBAN(value).compact)
+        except SchwiftyException:
+            raise ValueError("must be a whole IBAN, its check digits included") from None
+
+    @field_validator("payout_debtor_bic")
+    @classmethod
+    def _bic(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else str(BIC(value).compact)
+        except SchwiftyException:
+            raise ValueError("must be a BIC of 8 or 11 characters") from None
+
+    @field_validator("payout_callback_secrets")
+    @classmethod
+    def _webhook_secrets(cls, value: list[SecretStr]) -> list[SecretStr]:
+        for secret in value:
+            try:
+                size = len(base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True))
+            except ValueError:
+                size = 0
+            if size < 24:
+                raise ValueError("must be Standard Webhooks secrets: whsec_ and 24 or more bytes in base64")
         return value
 
     @field_validator("encryption_keys")
@@ -154,6 +215,17 @@ class Settings(BaseSettings):
             raise ValueError("SECRET_KEY must be set outside development; make one with: openssl rand -hex 32")
         if DEVELOPMENT_ENCRYPTION_KEY in [key.get_secret_value() for key in self.encryption_keys]:
             raise ValueError("ENCRYPTION_KEYS must be set outside development; make one with: cashback new-key")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_half_a_provider(self) -> Self:
+        if self.payout_http_url is None:
+            return self
+        schemes = ("http://", "https://") if self.environment is Environment.DEVELOPMENT else ("https://",)
+        if not self.payout_http_url.startswith(schemes):
+            raise ValueError("PAYOUT_HTTP_URL must begin with https:// (in development http:// too)")
+        if self.payout_http_token is None:
+            raise ValueError("PAYOUT_HTTP_URL needs PAYOUT_HTTP_TOKEN beside it")
         return self
 
     @cached_property

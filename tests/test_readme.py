@@ -39,10 +39,10 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default()
     if default is PydanticUndefined:
         return "**required**"
-    if "Secret" in str(field.annotation) or isinstance(default, SecretStr):
-        return "**required** outside development"
     if default is None or default == []:
         return ""
+    if "Secret" in str(field.annotation) or isinstance(default, SecretStr):
+        return "**required** outside development"
     return f"`{_text(default)}`"
 
 
