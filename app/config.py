@@ -115,7 +115,8 @@ class Settings(BaseSettings):
         10.0, gt=0, le=60, description="Longest wait for one answer of that provider."
     )
     payout_callback_secrets: Annotated[list[SecretStr], NoDecode] = Field(
-        [], description="Standard Webhooks secrets of that provider's callbacks, comma separated; all verify (rotation)."
+        [],
+        description="Standard Webhooks secrets of that provider's callbacks, comma separated; all verify (rotation).",
     )
 
     # Feeds
@@ -130,9 +131,7 @@ class Settings(BaseSettings):
     prometheus_multiproc_dir: str | None = Field(None, description="Folder that processes share their metrics in.")
     worker_metrics_port: int | None = Field(None, description="A job worker serves its own `/metrics` on this port.")
 
-    @field_validator(
-        "frontend_origins", "readyz_requires", "encryption_keys", "payout_callback_secrets", mode="before"
-    )
+    @field_validator("frontend_origins", "readyz_requires", "encryption_keys", "payout_callback_secrets", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

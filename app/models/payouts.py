@@ -107,6 +107,9 @@ class Payout(Base):
         one_of("provider", PayoutProvider),
         currency_check(),
         CheckConstraint("amount_minor > 0 AND fee_minor >= 0 AND fee_minor < amount_minor", name="amounts"),
+        CheckConstraint(
+            "batch_id IS NULL OR (provider = 'batch' AND status IN ('sent', 'paid', 'failed'))", name="batch"
+        ),
         Index(None, "customer_id", "id"),
         Index(None, "batch_id"),
         Index("ix_payouts_due", "next_attempt_at", postgresql_where="next_attempt_at IS NOT NULL"),
@@ -157,6 +160,7 @@ class PayoutBatch(Base):
         currency_check(),
         UniqueConstraint("reference"),
         CheckConstraint("payout_count > 0 AND total_minor > 0", name="totals"),
+        CheckConstraint("(pain001_encrypted IS NULL) = (pain001_missing IS NOT NULL)", name="pain001"),
     )
 
     id: Mapped[UUID] = primary_key_uuid()
@@ -169,5 +173,7 @@ class PayoutBatch(Base):
     # Sealed by ENCRYPTION_KEYS as the account numbers in them are; pain.001 only where every payout has an IBAN.
     csv_encrypted: Mapped[bytes]
     pain001_encrypted: Mapped[bytes | None]
+    # Why there is no pain.001.
+    pain001_missing: Mapped[str | None]
     created_by_id: Mapped[UUID] = mapped_column(ForeignKey("staff_keys.id"))
     created_at: Mapped[datetime] = created_at()

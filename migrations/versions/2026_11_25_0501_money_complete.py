@@ -123,10 +123,14 @@ def upgrade() -> None:
         sa.Column("total_minor", sa.BigInteger(), nullable=False),
         sa.Column("csv_encrypted", sa.LargeBinary(), nullable=False),
         sa.Column("pain001_encrypted", sa.LargeBinary(), nullable=True),
+        sa.Column("pain001_missing", sa.Text(), nullable=True),
         sa.Column("created_by_id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("currency ~ '^[A-Z]{3}$'", name=op.f("ck_payout_batches_currency")),
         sa.CheckConstraint("payout_count > 0 AND total_minor > 0", name=op.f("ck_payout_batches_totals")),
+        sa.CheckConstraint(
+            "(pain001_encrypted IS NULL) = (pain001_missing IS NOT NULL)", name=op.f("ck_payout_batches_pain001")
+        ),
         sa.ForeignKeyConstraint(
             ["created_by_id"], ["staff_keys.id"], name=op.f("fk_payout_batches_created_by_id_staff_keys")
         ),
@@ -230,6 +234,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "amount_minor > 0 AND fee_minor >= 0 AND fee_minor < amount_minor", name=op.f("ck_payouts_amounts")
+        ),
+        sa.CheckConstraint(
+            "batch_id IS NULL OR (provider = 'batch' AND status IN ('sent', 'paid', 'failed'))",
+            name=op.f("ck_payouts_batch"),
         ),
         sa.ForeignKeyConstraint(["batch_id"], ["payout_batches.id"], name=op.f("fk_payouts_batch_id_payout_batches")),
         sa.ForeignKeyConstraint(["customer_id"], ["customers.id"], name=op.f("fk_payouts_customer_id_customers")),

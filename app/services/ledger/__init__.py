@@ -1,5 +1,5 @@
 """The double-entry ledger: the only code that writes transfers, postings and wallets."""
 
-from app.services.ledger.post import InsufficientBalanceError, Line, credit, debit, note_paid, post
+from app.services.ledger.post import Entry, InsufficientBalanceError, Line, credit, debit, post, post_all
 
-__all__ = ["InsufficientBalanceError", "Line", "credit", "debit", "note_paid", "post"]
+__all__ = ["Entry", "InsufficientBalanceError", "Line", "credit", "debit", "post", "post_all"]

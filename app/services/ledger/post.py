@@ -5,12 +5,12 @@ same row; their balances are sums of postings.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import bindparam, func, insert, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -49,6 +49,16 @@ class Line:
     def reversed(self) -> "Line":
         """Return the line that undoes this one."""
         return replace(self, amount_minor=-self.amount_minor)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A transfer to be: what makes it, and its lines."""
+
+    cause_type: CauseType
+    cause_id: UUID
+    purpose: str
+    lines: Sequence[Line]
 
 
 def debit(
@@ -98,42 +108,33 @@ async def post(
     if not moved:
         return None
     transfer_id = new_id()
-    await session.execute(
-        insert(Transfer).values(
-            id=transfer_id,
-            cause_type=cause_type,
-            cause_id=cause_id,
-            purpose=purpose,
-            corrects_id=corrects_id,
-            details=details or {},
-        )
-    )
-    await session.execute(
-        insert(Posting),
-        [
-            {
-                "transfer_id": transfer_id,
-                "account": line.account,
-                "merchant_id": line.merchant_id,
-                "customer_id": line.customer_id,
-                "currency": line.currency,
-                "amount_minor": line.amount_minor,
-            }
-            for line in moved
-        ],
-    )
+    transfer = _transfer(transfer_id, cause_type, cause_id, purpose, corrects_id=corrects_id, details=details)
+    await session.execute(insert(Transfer).values(transfer))
+    await session.execute(insert(Posting), [_posting(transfer_id, line) for line in moved])
     await _move_wallets(session, moved, covered=covered)
     return transfer_id
 
 
-async def note_paid(session: AsyncSession, *, customer_id: UUID, currency: str, amount_minor: int) -> None:
-    """Add to what a customer has been paid so far (or take from it what came back): a figure beside the balances."""
-    await session.execute(
-        update(Wallet)
-        .where(Wallet.customer_id == customer_id, Wallet.currency == currency)
-        .values(paid_minor=Wallet.paid_minor + amount_minor, updated_at=func.now())
-        .execution_options(synchronize_session=False)
-    )
+async def post_all(
+    session: AsyncSession, entries: Sequence[Entry], *, paid: Mapping[tuple[UUID, str], int] | None = None
+) -> None:
+    """Post many transfers in as few statements as one; what moves nothing is left out, as `post` does.
+
+    `paid`: by (customer, currency), what to add to the sum a customer has been paid so far (or take from it), a figure
+    beside the balances.
+    """
+    transfers, postings, moved = [], [], []
+    for entry in entries:
+        if not (lines := _net(entry.lines)):
+            continue
+        transfer_id = new_id()
+        transfers.append(_transfer(transfer_id, entry.cause_type, entry.cause_id, entry.purpose))
+        postings += [_posting(transfer_id, line) for line in lines]
+        moved += lines
+    if transfers:
+        await session.execute(insert(Transfer), transfers)
+        await session.execute(insert(Posting), postings)
+    await _move_many_wallets(session, moved, paid or {})
 
 
 def _net(lines: Sequence[Line]) -> list[Line]:
@@ -143,15 +144,86 @@ def _net(lines: Sequence[Line]) -> list[Line]:
     return [replace(account, amount_minor=amount) for account, amount in sums.items() if amount != 0]
 
 
-async def _move_wallets(session: AsyncSession, lines: Sequence[Line], *, covered: bool) -> None:
+def _transfer(
+    transfer_id: UUID,
+    cause_type: CauseType,
+    cause_id: UUID,
+    purpose: str,
+    *,
+    corrects_id: UUID | None = None,
+    details: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "id": transfer_id,
+        "cause_type": cause_type,
+        "cause_id": cause_id,
+        "purpose": purpose,
+        "corrects_id": corrects_id,
+        "details": details or {},
+    }
+
+
+def _posting(transfer_id: UUID, line: Line) -> dict[str, Any]:
+    return {
+        "transfer_id": transfer_id,
+        "account": line.account,
+        "merchant_id": line.merchant_id,
+        "customer_id": line.customer_id,
+        "currency": line.currency,
+        "amount_minor": line.amount_minor,
+    }
+
+
+def _by_wallet(lines: Sequence[Line]) -> dict[tuple[UUID, str], dict[Account, int]]:
     changes: dict[tuple[UUID, str], dict[Account, int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:
         if line.customer_id is not None:
             # A liability grows by a credit, which is negative here; a debt is an asset of ours.
             sign = 1 if line.account is Account.CUSTOMER_DEBT else -1
             changes[line.customer_id, line.currency][line.account] += sign * line.amount_minor
+    return changes
+
+
+async def _move_many_wallets(
+    session: AsyncSession, lines: Sequence[Line], paid: Mapping[tuple[UUID, str], int]
+) -> None:
+    """Move wallets by one statement that is run for each, in the order that all keep to, in one round trip."""
+    changes = _by_wallet(lines)
+    wallets = sorted(changes.keys() | paid.keys())
+    if not wallets:
+        return
+    columns = [*_WALLET_COLUMNS.values(), Wallet.paid_minor]
+    move = (
+        update(Wallet)
+        .where(Wallet.customer_id == bindparam("customer"), Wallet.currency == bindparam("code"))
+        .values({column.key: column + bindparam(f"by_{column.key}") for column in columns})
+        .values(updated_at=func.now())
+    )
+    connection = await session.connection()
+    await connection.execute(
+        upsert(Wallet).on_conflict_do_nothing(),
+        [{"customer_id": customer_id, "currency": currency} for customer_id, currency in wallets],
+    )
+    await connection.execute(
+        move,
+        [
+            {
+                "customer": customer_id,
+                "code": currency,
+                **{
+                    f"by_{column.key}": changes.get((customer_id, currency), {}).get(account, 0)
+                    for account, column in _WALLET_COLUMNS.items()
+                },
+                f"by_{Wallet.paid_minor.key}": paid.get((customer_id, currency), 0),
+            }
+            for customer_id, currency in wallets
+        ],
+    )
+
+
+async def _move_wallets(session: AsyncSession, lines: Sequence[Line], *, covered: bool) -> None:
     # In one order everywhere, so that two transfers over the same wallets cannot deadlock.
-    for (customer_id, currency), moved in sorted(changes.items()):
+    for (customer_id, currency), moved in sorted(_by_wallet(lines).items()):
         columns = {_WALLET_COLUMNS[account]: _WALLET_COLUMNS[account] + amount for account, amount in moved.items()}
         move = (
             update(Wallet)

@@ -4,15 +4,19 @@ What a payout has in the ledger follows from its state alone (`position`). A ste
 positions, and each state is reached at most once, so that no step can be posted twice.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import assert_never
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db import ring_after_commit
 from app.errors import ConflictError
-from app.models import Account, CauseType, Payout, PayoutChange, PayoutStatus
+from app.models import Account, CauseType, Payout, PayoutChange, PayoutProvider, PayoutStatus
 from app.services import ledger
-from app.services.ledger import Line, credit, debit
+from app.services.ledger import Entry, Line, credit, debit
 
 
 class PayoutStateError(ConflictError):
@@ -67,7 +71,15 @@ async def start(session: AsyncSession, payout: Payout) -> None:
     """Add a requested payout and take its amount out of the available balance. Raises InsufficientBalanceError."""
     session.add(payout)
     await session.flush()
-    await _follow(session, payout, before=[], reason=None, staff_key_id=None, covered=True)
+    session.add(PayoutChange(payout_id=payout.id, status=payout.status))
+    await ledger.post(
+        session,
+        cause_type=CauseType.PAYOUT,
+        cause_id=payout.id,
+        purpose=payout.status.value,
+        lines=position(payout),
+        covered=True,
+    )
 
 
 async def advance(
@@ -79,36 +91,38 @@ async def advance(
     staff_key_id: UUID | None = None,
 ) -> None:
     """Bring a payout, locked by the caller, to its next state. Raises PayoutStateError."""
-    if not may_become(payout.status, status):
-        raise PayoutStateError(payout, status)
-    before, was = position(payout), payout.status
-    payout.status = status
-    if reason is not None:
-        payout.reason = reason
-    await session.flush()
-    await _follow(session, payout, before=before, reason=reason, staff_key_id=staff_key_id, covered=False)
-    paid_minor = payout.amount_minor * ((status is PayoutStatus.PAID) - (was is PayoutStatus.PAID))
-    if paid_minor:
-        await ledger.note_paid(
-            session, customer_id=payout.customer_id, currency=payout.currency, amount_minor=paid_minor
-        )
+    await advance_all(session, [payout], status, reason=reason, staff_key_id=staff_key_id)
 
 
-async def _follow(
+async def advance_all(
     session: AsyncSession,
-    payout: Payout,
+    payouts: Sequence[Payout],
+    status: PayoutStatus,
     *,
-    before: list[Line],
-    reason: str | None,
-    staff_key_id: UUID | None,
-    covered: bool,
+    reason: str | None = None,
+    staff_key_id: UUID | None = None,
 ) -> None:
-    session.add(PayoutChange(payout_id=payout.id, status=payout.status, reason=reason, staff_key_id=staff_key_id))
-    await ledger.post(
-        session,
-        cause_type=CauseType.PAYOUT,
-        cause_id=payout.id,
-        purpose=payout.status.value,
-        lines=[*(line.reversed() for line in before), *position(payout)],
-        covered=covered,
-    )
+    """Bring payouts, all locked by the caller, to one next state in as few statements as one of them.
+
+    Raises PayoutStateError for the first that cannot come there.
+    """
+    entries: list[Entry] = []
+    paid: dict[tuple[UUID, str], int] = defaultdict(int)
+    for payout in payouts:
+        if not may_become(payout.status, status):
+            raise PayoutStateError(payout, status)
+        before, was = position(payout), payout.status
+        payout.status = status
+        if reason is not None:
+            payout.reason = reason
+        session.add(PayoutChange(payout_id=payout.id, status=status, reason=reason, staff_key_id=staff_key_id))
+        lines = [*(line.reversed() for line in before), *position(payout)]
+        entries.append(Entry(CauseType.PAYOUT, payout.id, status.value, lines))
+        if status is PayoutStatus.APPROVED and payout.provider is PayoutProvider.HTTP:
+            payout.next_attempt_at = datetime.now(UTC)
+            ring_after_commit(session, "send_payouts")
+        if PayoutStatus.PAID in (was, status):
+            change_minor = payout.amount_minor if status is PayoutStatus.PAID else -payout.amount_minor
+            paid[payout.customer_id, payout.currency] += change_minor
+    await session.flush()
+    await ledger.post_all(session, entries, paid=paid)
