@@ -156,4 +156,11 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
 
 def _field_errors(errors: Sequence[Any]) -> list[FieldError]:
     """Keep where, what and which kind; the offending input may be a password."""
-    return [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in errors]
+    return [{"loc": list(item["loc"]), "msg": _message(item), "type": item["type"]} for item in errors]
+
+
+def _message(item: Any) -> str:  # noqa: ANN401 - pydantic's error, a dict that the framework hands on as Any
+    if item["type"] == "union_tag_invalid":  # pydantic's own message quotes what was sent
+        return f"Input should have {item['ctx']['discriminator']} as one of {item['ctx']['expected_tags']}"
+    message: str = item["msg"]
+    return message

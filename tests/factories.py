@@ -16,6 +16,10 @@ from app.models import (
     Offer,
     Order,
     OrderStatus,
+    PayoutMethod,
+    PayoutMethodKind,
+    PayoutProvider,
+    PayoutRule,
     Rate,
     RateKind,
     Source,
@@ -25,6 +29,7 @@ from app.models import (
 from app.services import staff
 from app.services.orders.change import Target, change
 from app.services.orders.report import start_order
+from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, seal_account
 from app.services.tokens import issue_access_token
 
 Row = TypeVar("Row")
@@ -146,6 +151,43 @@ async def make_order(
         setattr(order, name, value)
     await change(session, order, Target(status, sale, commission, cashback, 0, sale, commission))
     return order
+
+
+async def make_payout_rule(session: AsyncSession, currency: str = "PKR", **changes: Any) -> PayoutRule:
+    """From 500.00 on, without a fee, 1,000,000.00 and 100 payouts a day, all decided by staff, sent in batches."""
+    values = {
+        "minimum_minor": 50_000,
+        "fee_minor": 0,
+        "fee_basis_points": 0,
+        "daily_limit_minor": 100_000_000,
+        "daily_count": 100,
+        "auto_approve_minor": 0,
+        "method_hold_hours": 24,
+        "provider": PayoutProvider.BATCH,
+    }
+    return await _add(session, PayoutRule(currency=currency, **{**values, **changes}))
+
+
+async def make_payout_method(
+    session: AsyncSession, settings: Settings, customer: Customer, account: PayoutAccount | None = None, **changes: Any
+) -> PayoutMethod:
+    """A method whose hold is over; without an account: a bank account of this number alone."""
+    account = account or PayoutAccount(
+        PayoutMethodKind.LOCAL_ACCOUNT,
+        "Ayesha Khan",
+        country="PK",
+        bank_code="HABB",
+        account_number=f"{next(_numbers):014}",
+    )
+    values = {
+        "customer_id": customer.id,
+        "kind": account.kind,
+        "details_encrypted": seal_account(settings, account),
+        "masked": mask(account),
+        "fingerprint": fingerprint(settings, account),
+        "usable_from": datetime.now(UTC) - timedelta(hours=1),
+    }
+    return await _add(session, PayoutMethod(**{**values, **changes}))
 
 
 async def staff_headers(session: AsyncSession, role: StaffRole = StaffRole.ADMIN) -> dict[str, str]:

@@ -76,9 +76,12 @@ class PayoutRule(Base):
         currency_check(),
         one_of("provider", PayoutProvider),
         CheckConstraint(
-            "minimum_minor > 0 AND fee_minor >= 0 AND fee_basis_points BETWEEN 0 AND 10000"
+            "minimum_minor > 0 AND fee_minor >= 0 AND fee_basis_points BETWEEN 0 AND 9999"
             " AND daily_limit_minor >= minimum_minor AND daily_count > 0 AND auto_approve_minor >= 0"
-            " AND method_hold_hours >= 0 AND fee_minor < minimum_minor",
+            " AND method_hold_hours >= 0"
+            # Of the smallest payout something is left after the fee, and so of every other.
+            " AND fee_minor * 10000::numeric + minimum_minor::numeric * fee_basis_points"
+            " < minimum_minor * 10000::numeric",
             name="amounts",
         ),
     )

@@ -1,6 +1,8 @@
 """Customers register, and manage their own account."""
 
-from fastapi import APIRouter, status
+from typing import Annotated
+
+from fastapi import APIRouter, Query, status
 
 from app.dependencies import CurrentCustomer, PasswordsDep, SessionDep
 from app.openapi import problems
@@ -29,9 +31,14 @@ async def change_me(session: SessionDep, customer: CurrentCustomer, body: Profil
 
 
 @router.delete("/me", status_code=status.HTTP_204_NO_CONTENT, summary="Close my account", responses=problems(401, 409))
-async def close_me(session: SessionDep, customer: CurrentCustomer) -> None:
-    """Close the account for good: every sign-in ends at once, name and address are removed, the books stay.
+async def close_me(
+    session: SessionDep,
+    customer: CurrentCustomer,
+    forfeit: Annotated[bool, Query(description="Close it although money that could be paid out is left.")] = False,  # noqa: FBT002 - a query parameter
+) -> None:
+    """Close the account for good: every sign-in ends at once; name, address and payout methods go, the books stay.
 
-    The address may be registered again, as a new customer.
+    Refused while a payout is under way, and while money could be paid out, unless `forfeit` gives it up. The address
+    may be registered again, as a new customer.
     """
-    await customers.close_account(session, customer=customer)
+    await customers.close_account(session, customer=customer, forfeit=forfeit)

@@ -17,6 +17,7 @@ from app.errors import ConflictError, FieldError, InvalidRequestError
 from app.models import Customer, CustomerStatus, RefreshToken
 from app.schemas.customers import CustomerRegistration, ProfileChange
 from app.services.passwords import Passwords
+from app.services.payouts import closing
 from app.services.sign_in import end_families
 
 # Crockford's base 32: no I, L, O or U, so that a code survives being read aloud. 8 characters: 10^12 codes.
@@ -98,8 +99,11 @@ async def change_profile(session: AsyncSession, *, customer: Customer, change: P
     return customer
 
 
-async def close_account(session: AsyncSession, *, customer: Customer) -> None:
-    """Pseudonymise the customer and end every sign-in; a closed account stays closed. Raises AccountFrozenError."""
+async def close_account(session: AsyncSession, *, customer: Customer, forfeit: bool = False) -> None:
+    """Pseudonymise the customer and end every sign-in; a closed account stays closed. `forfeit` leaves money behind.
+
+    Raises AccountFrozenError, PayoutUnderWayError and MoneyLeftError.
+    """
     await session.refresh(customer, with_for_update={"key_share": True})
     match customer.status:
         case CustomerStatus.CLOSED:
@@ -107,6 +111,7 @@ async def close_account(session: AsyncSession, *, customer: Customer) -> None:
         case CustomerStatus.FROZEN:
             raise AccountFrozenError
         case CustomerStatus.ACTIVE:
+            await closing.leave(session, customer_id=customer.id, forfeit=forfeit)
             # The address is free again, and this one can never be registered: .invalid is reserved (RFC 2606).
             customer.email = f"closed-{customer.id}@closed.invalid"
             customer.password_hash = None

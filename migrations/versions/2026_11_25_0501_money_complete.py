@@ -56,7 +56,7 @@ def upgrade() -> None:
         sa.CheckConstraint("currency ~ '^[A-Z]{3}$'", name=op.f("ck_payout_rules_currency")),
         sa.CheckConstraint("provider IN ('batch', 'http')", name=op.f("ck_payout_rules_provider")),
         sa.CheckConstraint(
-            "minimum_minor > 0 AND fee_minor >= 0 AND fee_basis_points BETWEEN 0 AND 10000 AND daily_limit_minor >= minimum_minor AND daily_count > 0 AND auto_approve_minor >= 0 AND method_hold_hours >= 0 AND fee_minor < minimum_minor",
+            "minimum_minor > 0 AND fee_minor >= 0 AND fee_basis_points BETWEEN 0 AND 9999 AND daily_limit_minor >= minimum_minor AND daily_count > 0 AND auto_approve_minor >= 0 AND method_hold_hours >= 0 AND fee_minor * 10000::numeric + minimum_minor::numeric * fee_basis_points < minimum_minor * 10000::numeric",
             name=op.f("ck_payout_rules_amounts"),
         ),
         sa.PrimaryKeyConstraint("currency", name=op.f("pk_payout_rules")),

@@ -1,0 +1,81 @@
+"""Deciding about a requested payout: a rule approves small ones, staff the others; staff reject with a reason."""
+
+from datetime import UTC, datetime
+from typing import assert_never
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import ring_after_commit
+from app.errors import ConflictError, NotFoundError
+from app.models import Customer, CustomerStatus, Payout, PayoutProvider, PayoutStatus
+from app.services.payouts import life
+
+
+class UnknownPayoutError(NotFoundError):
+    """No payout has this id."""
+
+    code = "unknown_payout"
+    title = "Payout not found"
+
+    def __init__(self, payout_id: UUID) -> None:
+        super().__init__(f"There is no payout {payout_id}.")
+
+
+class PayoutCustomerFrozenError(ConflictError):
+    """The customer was frozen after asking, and a frozen one withdraws nothing."""
+
+    code = "payout_customer_frozen"
+    title = "Customer frozen"
+
+    def __init__(self, payout: Payout) -> None:
+        super().__init__(f"The customer of payout {payout.id} is frozen; reject it, or decide once the review is over.")
+
+
+async def approve(session: AsyncSession, payout: Payout, *, staff_key_id: UUID | None) -> None:
+    """Approve a payout, locked by the caller, and have it sent; without a staff key a rule decided.
+
+    Raises PayoutStateError.
+    """
+    await life.advance(session, payout, PayoutStatus.APPROVED, staff_key_id=staff_key_id)
+    payout.decided_by_id = staff_key_id
+    match payout.provider:
+        case PayoutProvider.HTTP:
+            payout.next_attempt_at = datetime.now(UTC)
+            ring_after_commit(session, "send_payouts")
+        case PayoutProvider.BATCH:
+            pass  # waits for staff to close a batch
+        case _:
+            assert_never(payout.provider)
+    await session.flush()
+
+
+async def approve_by_staff(session: AsyncSession, *, payout_id: UUID, staff_key_id: UUID) -> Payout:
+    """Approve a requested payout. Raises UnknownPayoutError, PayoutStateError and PayoutCustomerFrozenError."""
+    payout = await _lock(session, payout_id)
+    status = await session.scalar(select(Customer.status).where(Customer.id == payout.customer_id))
+    if status is CustomerStatus.FROZEN:
+        raise PayoutCustomerFrozenError(payout)
+    await approve(session, payout, staff_key_id=staff_key_id)
+    return payout
+
+
+async def reject_by_staff(session: AsyncSession, *, payout_id: UUID, reason: str, staff_key_id: UUID) -> Payout:
+    """Reject a payout that was not handed over yet; its amount is available again.
+
+    Raises UnknownPayoutError and PayoutStateError.
+    """
+    payout = await _lock(session, payout_id)
+    await life.advance(session, payout, PayoutStatus.REJECTED, reason=reason, staff_key_id=staff_key_id)
+    payout.decided_by_id = staff_key_id
+    payout.next_attempt_at = None
+    await session.flush()
+    return payout
+
+
+async def _lock(session: AsyncSession, payout_id: UUID) -> Payout:
+    payout = await session.get(Payout, payout_id, with_for_update=True, populate_existing=True)
+    if payout is None:
+        raise UnknownPayoutError(payout_id)
+    return payout

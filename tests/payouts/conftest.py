@@ -1,0 +1,20 @@
+"""A world inside the test's transaction, and a committed one for races."""
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from tests.payouts.world import World, make_world
+
+
+@pytest.fixture
+async def world(session: AsyncSession, settings: Settings, client: httpx.AsyncClient) -> World:
+    """A customer with 10,000.00 PKR available; everything is rolled back."""
+    return await make_world(settings, client)
+
+
+@pytest.fixture
+async def committed_world(committed_db: Settings, committed_client: httpx.AsyncClient) -> World:
+    """The same on a database of its own, where requests may race."""
+    return await make_world(committed_db, committed_client)
