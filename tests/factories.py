@@ -140,6 +140,7 @@ async def make_order(
         external_id=changes.pop("external_id", None) or f"A-{new_id()}",
         reported_currency=merchant.currency,
         ordered_at=changes.pop("ordered_at", None) or datetime.now(UTC),
+        rate_max_age_days=7,
     )
     order.explanation = {
         "currency": order.currency,

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from app.routers import (
     admin_campaigns,
     admin_catalogue,
+    admin_exchange_rates,
     admin_orders,
     admin_payouts,
     admin_webhooks,
@@ -36,6 +37,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     admin_catalogue.router,
     admin_campaigns.router,
     admin_orders.router,
+    admin_exchange_rates.router,
     admin_payouts.router,
     sources.router,
     feeds.router,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from app.schemas.common import Currency, RequestModel, ResponseModel, UtcTime
+from app.schemas.common import Currency, Page, RequestModel, ResponseModel, UtcTime
 
 RateText = Annotated[
     str,
@@ -40,3 +40,6 @@ class ExchangeRateRead(ResponseModel):
     effective_on: date = Field(examples=["2026-01-31"])
     created_by_id: UUID | None = Field(description="The staff key that added it.")
     created_at: UtcTime
+
+
+ExchangeRatePage = Page[ExchangeRateRead]

@@ -4,7 +4,6 @@ A rate is units of `quote` for one unit of `base`, times 10^12. It holds from it
 EXCHANGE_RATE_MAX_AGE_DAYS: an order never takes a rate that nobody has looked after.
 """
 
-from dataclasses import dataclass
 from datetime import date
 from decimal import Context, Decimal
 from uuid import UUID
@@ -18,10 +17,10 @@ from app.errors import ConflictError, FieldError, InvalidRequestError
 from app.ids import new_id
 from app.models import ExchangeRate, WebhookEvent, WebhookStatus
 from app.money import MAX_MINOR, MoneyError, minor_digits, round_to_minor
+from app.schemas.exchange_rates import ExchangeRatePage, ExchangeRateRead
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
 SCALE_DIGITS = 12
-MAX_AGE_DAYS = 7
 # Two 64-bit factors and the shift between two currencies, digit for digit.
 _EXACT = Context(prec=60)
 # Who finds no rate holds the pair shared until its event waits; who adds one holds it alone.
@@ -67,14 +66,6 @@ class ExchangeRateExistsError(ConflictError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RatePage:
-    """Rates, the last added first."""
-
-    items: list[ExchangeRate]
-    next_cursor: str | None
-
-
 def convert(amount_minor: int, rate_e12: int, *, base: str, quote: str) -> int:
     """Convert minor units of `base` to minor units of `quote`, exactly, then rounded half-even.
 
@@ -113,9 +104,7 @@ def wait_key(base: str, quote: str) -> str:
     return f"exchange_rate:{base}/{quote}"
 
 
-async def rate_on(
-    session: AsyncSession, *, base: str, quote: str, day: date, max_age_days: int = MAX_AGE_DAYS
-) -> int | None:
+async def rate_on(session: AsyncSession, *, base: str, quote: str, day: date, max_age_days: int) -> int | None:
     """Return the rate (times 10^12) of the latest day up to `day`, or None when none is recent enough.
 
     After None a rate for the pair cannot be added before this transaction ends, so that an event which is put aside to
@@ -130,7 +119,7 @@ async def rate_on(
 
 async def add_exchange_rate(
     session: AsyncSession, *, base: str, quote: str, rate: str, effective_on: date, created_by_id: UUID | None
-) -> ExchangeRate:
+) -> ExchangeRateRead:
     """Add a rate that holds from a day on, and wake the events that wait for the pair. The same again is the same row.
 
     Raises SameCurrencyError, ExchangeRateRangeError, or ExchangeRateExistsError for another value on that day.
@@ -164,15 +153,15 @@ async def add_exchange_rate(
         ).one()
         if known.rate_e12 != rate_e12:
             raise ExchangeRateExistsError(known)
-        return known
+        return _read(known)
     await _wake_events(session, wait_key(base, quote))
-    return added
+    return _read(added)
 
 
 async def list_exchange_rates(
     session: AsyncSession, *, limit: int, cursor: str | None, base: str | None = None, quote: str | None = None
-) -> RatePage:
-    """List rates, the last added first. Raises InvalidCursorError."""
+) -> ExchangeRatePage:
+    """Return rates, the last added first. Raises InvalidCursorError."""
     statement = select(ExchangeRate).order_by(ExchangeRate.id.desc()).limit(limit + 1)
     if base is not None:
         statement = statement.where(ExchangeRate.base == base)
@@ -182,7 +171,13 @@ async def list_exchange_rates(
         (last_id,) = decode_cursor(cursor, UUID)
         statement = statement.where(ExchangeRate.id < last_id)
     rows, more = cut_page((await session.scalars(statement)).all(), limit)
-    return RatePage(rows, encode_cursor(rows[-1].id) if more else None)
+    items = [_read(rate) for rate in rows]
+    return ExchangeRatePage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+
+
+def _read(rate: ExchangeRate) -> ExchangeRateRead:
+    columns = {name: getattr(rate, name) for name in ExchangeRateRead.model_fields if name != "rate"}
+    return ExchangeRateRead(**columns, rate=show_rate(rate.rate_e12))
 
 
 async def _latest(session: AsyncSession, base: str, quote: str, day: date, max_age_days: int) -> int | None:

@@ -26,6 +26,7 @@ async def make_order(session: AsyncSession, customer: Customer, merchant: Mercha
         external_id=external_id,
         reported_currency="PKR",
         ordered_at=now,
+        rate_max_age_days=7,
     )
     await follow_reports(
         session,

@@ -68,6 +68,7 @@ async def report_by_claim(
         external_id=claim.order_reference,
         reported_currency=currency,
         ordered_at=claim.ordered_at,
+        rate_max_age_days=settings.exchange_rate_max_age_days,
     )
     reports = [
         (

@@ -10,7 +10,7 @@ from app.config import Settings
 from app.db import ring_after_commit
 from app.ids import new_id
 from app.models import Click, Merchant, Order, OrderReport, OrderStatus, ReportKind, WebhookEvent, WebhookStatus
-from app.services.exchange_rates import rate_on
+from app.services.exchange_rates import rate_on, wait_key
 from app.services.orders.change import follow_reports
 from app.services.orders.fold import Report, fold
 
@@ -33,7 +33,7 @@ class NoExchangeRateError(Exception):
         super().__init__(
             f"no exchange rate from {base} to {quote} is known for {day:%Y-%m-%d}; add it, and this is retried"
         )
-        self.waits_for = f"exchange_rate:{base}/{quote}"
+        self.waits_for = wait_key(base, quote)
 
 
 async def lock_reference(session: AsyncSession, *, source_id: int, external_id: str) -> None:
@@ -57,11 +57,21 @@ async def start_order(
     external_id: str,
     reported_currency: str,
     ordered_at: datetime,
+    rate_max_age_days: int,
 ) -> Order:
-    """Return a new order without amounts, not yet in the session. Raises NoExchangeRateError."""
+    """Return a new order without amounts, not yet in the session. Raises NoExchangeRateError.
+
+    In another currency than its merchant's it keeps the rate of the day (UTC) of its sale, for ever.
+    """
     rate_e12 = None
     if reported_currency != merchant.currency:
-        rate_e12 = await rate_on(session, base=reported_currency, quote=merchant.currency, day=ordered_at.date())
+        rate_e12 = await rate_on(
+            session,
+            base=reported_currency,
+            quote=merchant.currency,
+            day=ordered_at.astimezone(UTC).date(),
+            max_age_days=rate_max_age_days,
+        )
         if rate_e12 is None:
             raise NoExchangeRateError(reported_currency, merchant.currency, ordered_at)
     return Order(

@@ -79,7 +79,7 @@ async def process_event(session: AsyncSession, settings: Settings, event_id: UUI
         report = _read(source, event)
         _note(event, report)
         await lock_reference(session, source_id=source.id, external_id=report.external_order_id)
-        found = await _find(session, event, source, report)
+        found = await _find(session, settings, event, source, report)
         await _apply(session, settings, event, report, found)
         event.order_id, event.merchant_id = found.order.id, found.merchant.id
         event.status, event.reason, event.waits_for = WebhookStatus.PROCESSED, None, None
@@ -128,9 +128,11 @@ def _note(event: WebhookEvent, report: SaleReport) -> None:
     event.reported_at = report.occurred_at
 
 
-async def _find(session: AsyncSession, event: WebhookEvent, source: Source, report: SaleReport) -> _Attribution:
+async def _find(
+    session: AsyncSession, settings: Settings, event: WebhookEvent, source: Source, report: SaleReport
+) -> _Attribution:
     try:
-        return await _attribute(session, event, source, report)
+        return await _attribute(session, settings, event, source, report)
     except NotAttributedError as error:
         if error.status is WebhookStatus.ORPHANED:
             # A customer may miss this very sale.
@@ -148,7 +150,9 @@ async def _merchant_id(session: AsyncSession, source: Source, report: SaleReport
     return ids[0] if len(ids) == 1 else None
 
 
-async def _attribute(session: AsyncSession, event: WebhookEvent, source: Source, report: SaleReport) -> _Attribution:
+async def _attribute(
+    session: AsyncSession, settings: Settings, event: WebhookEvent, source: Source, report: SaleReport
+) -> _Attribution:
     """Find the order the report is about, or the click that a new one came from. Raises NotAttributedError."""
     # What staff or a claim attributed an orphan to holds in place of the reference it lacks.
     click_id = event.matched_click_id or report.click_id
@@ -177,7 +181,8 @@ async def _attribute(session: AsyncSession, event: WebhookEvent, source: Source,
         .with_for_update()
     )
     if order is None:
-        return _Attribution(click, merchant, await _new_order(session, source, report, click, merchant), is_new=True)
+        order = await _new_order(session, settings, source, report, click, merchant)
+        return _Attribution(click, merchant, order, is_new=True)
     if order.click_id != click.id:
         raise _quarantine(f"order {report.external_order_id!r} is attributed to another click already")
     return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
@@ -212,7 +217,7 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
 
 
 async def _new_order(
-    session: AsyncSession, source: Source, report: SaleReport, click: Click, merchant: Merchant
+    session: AsyncSession, settings: Settings, source: Source, report: SaleReport, click: Click, merchant: Merchant
 ) -> Order:
     if report.currency is None or report.sale_minor is None or report.commission_minor is None:
         # An approval that came before its sale: it waits, and is woken by the order's creation.
@@ -229,6 +234,7 @@ async def _new_order(
         external_id=report.external_order_id,
         reported_currency=report.currency,
         ordered_at=report.occurred_at,
+        rate_max_age_days=settings.exchange_rate_max_age_days,
     )
 
 
