@@ -127,6 +127,10 @@ class Settings(BaseSettings):
     feed_max_rows: int = Field(2_000_000, ge=1, description="Most rows in one feed.")
     sweep_interval_seconds: int = Field(15, ge=1, le=30, description="How often forgotten work is looked for.")
 
+    # Notifications
+    allow_private_endpoints: bool = Field(False, description="Let notifications go to private and loopback addresses.")  # noqa: FBT003 - pydantic's own signature
+    notification_timeout_seconds: float = Field(15.0, gt=0, description="Longest wait for an endpoint's answer.")
+
     # Metrics
     prometheus_multiproc_dir: str | None = Field(None, description="Folder that processes share their metrics in.")
     worker_metrics_port: int | None = Field(None, description="A job worker serves its own `/metrics` on this port.")

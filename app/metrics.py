@@ -39,6 +39,9 @@ WEBHOOKS_PROCESSED = Counter(
 )
 SYNC_ROWS = Counter("sync_rows_total", "Feed rows by what became of them.", ("outcome",))
 SYNC_RUNS = Counter("sync_runs_total", "Finished feed syncs by status.", ("status",))
+NOTIFICATIONS = Counter(
+    "notification_attempts_total", "Tries to deliver a notification, by what the delivery became.", ("status",)
+)
 LEDGER_VIOLATIONS = Gauge(
     "ledger_invariant_violations",
     "Violations found by the last check, by invariant.",

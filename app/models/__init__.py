@@ -1,5 +1,6 @@
 """SQLAlchemy models: tables, their constraints, and statements used in more than one place."""
 
+from app.models.alerts import Alert, AlertKind
 from app.models.base import Base
 from app.models.campaigns import Campaign, CampaignStatus
 from app.models.catalogue import Category, ClawbackPolicy, ExpireAs, Merchant, MerchantStatus, Offer, Rate, RateKind
@@ -9,6 +10,13 @@ from app.models.clicks import Click, ClickOrigin
 from app.models.customers import Customer, CustomerStatus, RefreshToken
 from app.models.exchange_rates import ExchangeRate
 from app.models.ledger import Account, CauseType, LedgerCheck, LedgerDay, MonthClose, Posting, Transfer, Wallet
+from app.models.notifications import (
+    DeliveryStatus,
+    EndpointStatus,
+    Notification,
+    NotificationDelivery,
+    NotificationEndpoint,
+)
 from app.models.operations import CronRun, IdempotencyKey
 from app.models.orders import Order, OrderBoost, OrderChange, OrderReport, OrderStatus, ReportKind
 from app.models.payouts import (
@@ -29,6 +37,8 @@ from app.models.webhooks import Source, SourceKind, SourceStatus, WebhookEvent, 
 
 __all__ = [
     "Account",
+    "Alert",
+    "AlertKind",
     "Base",
     "Campaign",
     "CampaignStatus",
@@ -44,6 +54,8 @@ __all__ = [
     "CronRun",
     "Customer",
     "CustomerStatus",
+    "DeliveryStatus",
+    "EndpointStatus",
     "ExchangeRate",
     "ExpireAs",
     "Feed",
@@ -54,6 +66,9 @@ __all__ = [
     "Merchant",
     "MerchantStatus",
     "MonthClose",
+    "Notification",
+    "NotificationDelivery",
+    "NotificationEndpoint",
     "Offer",
     "OfferStaging",
     "Order",

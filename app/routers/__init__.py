@@ -3,9 +3,11 @@
 from fastapi import APIRouter
 
 from app.routers import (
+    admin_alerts,
     admin_campaigns,
     admin_catalogue,
     admin_exchange_rates,
+    admin_notifications,
     admin_orders,
     admin_payouts,
     admin_webhooks,
@@ -42,6 +44,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     sources.router,
     feeds.router,
     admin_webhooks.router,
+    admin_alerts.router,
+    admin_notifications.router,
     sync.router,
     report.router,
     health.router,

@@ -15,7 +15,7 @@ from app.db import AsyncSessionLocal
 from app.dependencies import ArqPoolDep, SettingsDep
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.openapi import problems
-from app.services import monitoring
+from app.services import alerts, monitoring
 
 router = APIRouter(tags=["health"])
 
@@ -86,6 +86,7 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
         "sync_runs_unfinished", "Sync runs that have not finished, by status.", ("status",), registry=registry
     )
     queue = Gauge("queue_jobs", "Jobs in each queue, running ones included.", ("queue",), registry=registry)
+    alerts_open = Gauge("alerts_open", "Open alerts, by kind.", ("kind",), registry=registry)
     up = Gauge("dependency_up", "1 when the dependency answered this scrape.", ("dependency",), registry=registry)
     try:
         async with asyncio.timeout(_METRICS_TIMEOUT_SECONDS), AsyncSessionLocal() as session:
@@ -95,6 +96,8 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
             oldest.set(oldest_seconds)
             for status, count in (await monitoring.measure_syncs(session)).items():
                 syncs.labels(status).set(count)
+            for kind, count in (await alerts.count_open(session)).items():
+                alerts_open.labels(kind).set(count)
         up.labels("postgres").set(1)
     except (sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError):
         up.labels("postgres").set(0)

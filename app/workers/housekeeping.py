@@ -1,16 +1,18 @@
-"""Deleting what has served its time: remembered answers and refresh tokens that expired."""
+"""Deleting what has served its time: remembered answers, refresh tokens that expired, old notifications."""
 
 from collections.abc import Awaitable, Callable
 
 from app.db import transaction
 from app.services import idempotency, sign_in
+from app.services.notifications.deliver import forget_old
 
 BATCH = 10_000
+_FORGETFUL = (idempotency.forget_expired, sign_in.forget_expired, forget_old)
 
 
 async def forget_expired() -> int:
     """Delete expired rows, one transaction a batch, so that no long lock is held; returns how many."""
-    return await _all_batches(idempotency.forget_expired) + await _all_batches(sign_in.forget_expired)
+    return sum([await _all_batches(forget) for forget in _FORGETFUL])
 
 
 async def _all_batches(forget: Callable[..., Awaitable[int]]) -> int:

@@ -4,6 +4,7 @@ from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.workers.housekeeping import forget_expired
 from app.workers.ledger import verify_ledger
+from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import release_payable
 from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
@@ -21,16 +22,20 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
     match name:
         case "default":
             drain_webhooks = webhook_drain(settings)
+            deliver_notifications = notification_delivery(settings)
             return WorkerKind(
                 name="default",
                 queue=DEFAULT_QUEUE,
                 functions=(
                     job(drain_webhooks, timeout_seconds=300),
                     job(release_payable, timeout_seconds=300),
+                    job(deliver_notifications, timeout_seconds=300),
                 ),
                 schedule=(
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
                     Scheduled("release_payable", 60, release_payable),
+                    Scheduled("sweep_notifications", settings.sweep_interval_seconds, deliver_notifications),
+                    Scheduled("watch", 600, watch),
                     Scheduled("verify_ledger", _HOUR, verify_ledger),
                     Scheduled("forget_expired", _HOUR, forget_expired),
                 ),

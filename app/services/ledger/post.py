@@ -5,18 +5,19 @@ same row; their balances are sums of postings.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, insert, update
+from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ConflictError
 from app.ids import new_id
 from app.models import Account, CauseType, Posting, Transfer, Wallet
+from app.services.notifications import Topic, listens, publish_all
 
 _WALLET_COLUMNS = {
     Account.CUSTOMER_PENDING: Wallet.pending_minor,
@@ -112,6 +113,7 @@ async def post(
     await session.execute(insert(Transfer).values(transfer))
     await session.execute(insert(Posting), [_posting(transfer_id, line) for line in moved])
     await _move_wallets(session, moved, covered=covered)
+    await _tell(session, _by_wallet(moved))
     return transfer_id
 
 
@@ -135,6 +137,7 @@ async def post_all(
         await session.execute(insert(Transfer), transfers)
         await session.execute(insert(Posting), postings)
     await _move_many_wallets(session, moved, paid or {})
+    await _tell(session, _by_wallet(moved).keys() | (paid or {}).keys())
 
 
 def _net(lines: Sequence[Line]) -> list[Line]:
@@ -244,3 +247,16 @@ async def _move_wallets(session: AsyncSession, lines: Sequence[Line], *, covered
                 upsert(Wallet).values(customer_id=customer_id, currency=currency).on_conflict_do_nothing()
             )
             await session.execute(move)
+
+
+async def _tell(session: AsyncSession, wallets: Collection[tuple[UUID, str]]) -> None:
+    """Tell who listens what customers have now. Whoever listens to nothing costs nothing."""
+    if not wallets or not await listens(session, Topic.WALLET):
+        return
+    rows = await session.execute(
+        select(Wallet.customer_id, Wallet.currency, *_WALLET_COLUMNS.values(), Wallet.paid_minor).where(
+            tuple_(Wallet.customer_id, Wallet.currency).in_(wallets)
+        )
+    )
+    told = [("changed", {**row._asdict(), "customer_id": str(row.customer_id)}) for row in rows]
+    await publish_all(session, Topic.WALLET, told)

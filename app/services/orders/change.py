@@ -6,7 +6,7 @@ positions, so that declines, new amounts and returns need no posting rules of th
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,9 +22,11 @@ from app.models import (
     OrderStatus,
 )
 from app.money import Rounding
+from app.schemas.common import utc
 from app.services import clawbacks, ledger, referrals
 from app.services.exchange_rates import convert, show_rate
 from app.services.ledger import Line, credit, debit
+from app.services.notifications import Topic, publish
 from app.services.orders import boosts
 from app.services.orders.cashback import Amounts, compute
 from app.services.orders.fold import Folded, next_status
@@ -158,12 +160,29 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
         purpose=f"{order.status.value}:{order.revision}",
         lines=[*(line.reversed() for line in before), *after],
     )
+    await publish(session, Topic.ORDER, order.status.value, _told(order))
     if moved_minor := _available(after) - _available(before):
         merchant = await session.get_one(Merchant, order.merchant_id)
         await clawbacks.follow_order(session, order, merchant=merchant, available_change_minor=moved_minor)
     if was_payable != (order.status is OrderStatus.PAYABLE):
         await referrals.follow_order(session, order)
     return True
+
+
+def _told(order: Order) -> dict[str, Any]:
+    """Return what other systems are told of an order."""
+    return {
+        "order_id": str(order.id),
+        "revision": order.revision,
+        "customer_id": str(order.customer_id),
+        "merchant_id": order.merchant_id,
+        "order_reference": order.external_id,
+        "status": order.status.value,
+        "sale": {"amount_minor": order.sale_minor, "currency": order.currency},
+        "cashback": {"amount_minor": order.cashback_minor, "currency": order.currency},
+        "ordered_at": utc(order.ordered_at),
+        "payable_at": order.payable_at and utc(order.payable_at),
+    }
 
 
 def _available(lines: list[Line]) -> int:

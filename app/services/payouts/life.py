@@ -7,7 +7,7 @@ positions, and each state is reached at most once, so that no step can be posted
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +17,7 @@ from app.errors import ConflictError
 from app.models import Account, CauseType, Payout, PayoutChange, PayoutProvider, PayoutStatus
 from app.services import ledger
 from app.services.ledger import Entry, Line, credit, debit
+from app.services.notifications import Topic, publish, publish_all
 
 
 class PayoutStateError(ConflictError):
@@ -80,6 +81,7 @@ async def start(session: AsyncSession, payout: Payout) -> None:
         lines=position(payout),
         covered=True,
     )
+    await publish(session, Topic.PAYOUT, payout.status.value, _told(payout))
 
 
 async def advance(
@@ -126,3 +128,16 @@ async def advance_all(
             paid[payout.customer_id, payout.currency] += change_minor
     await session.flush()
     await ledger.post_all(session, entries, paid=paid)
+    await publish_all(session, Topic.PAYOUT, [(status.value, _told(payout)) for payout in payouts])
+
+
+def _told(payout: Payout) -> dict[str, Any]:
+    """Return what other systems are told of a payout."""
+    return {
+        "payout_id": str(payout.id),
+        "customer_id": str(payout.customer_id),
+        "status": payout.status.value,
+        "amount": {"amount_minor": payout.amount_minor, "currency": payout.currency},
+        "fee": {"amount_minor": payout.fee_minor, "currency": payout.currency},
+        "reason": payout.reason,
+    }
