@@ -9,7 +9,17 @@ from app.models.clawbacks import Clawback, ClawbackStatus
 from app.models.clicks import Click, ClickOrigin
 from app.models.customers import Customer, CustomerStatus, RefreshToken
 from app.models.exchange_rates import ExchangeRate
-from app.models.ledger import Account, CauseType, LedgerCheck, LedgerDay, MonthClose, Posting, Transfer, Wallet
+from app.models.ledger import (
+    Account,
+    CauseType,
+    LedgerCheck,
+    LedgerDay,
+    LedgerDayTotal,
+    MonthClose,
+    Posting,
+    Transfer,
+    Wallet,
+)
 from app.models.notifications import (
     DeliveryStatus,
     EndpointStatus,
@@ -63,6 +73,7 @@ __all__ = [
     "IdempotencyKey",
     "LedgerCheck",
     "LedgerDay",
+    "LedgerDayTotal",
     "Merchant",
     "MerchantStatus",
     "MonthClose",

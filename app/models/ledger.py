@@ -5,11 +5,12 @@ made by the migration refuse an unbalanced transfer at commit, and any UPDATE, D
 """
 
 from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Numeric, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid, updated_at
@@ -82,9 +83,26 @@ class Posting(Base):
             name="dimension",
         ),
         Index(None, "transfer_id"),
-        Index("ix_postings_customer", "customer_id", "id", postgresql_where="customer_id IS NOT NULL"),
+        # With what a balance is the sum of: a customer's postings lie all over the table.
+        Index(
+            "ix_postings_customer",
+            "customer_id",
+            "id",
+            postgresql_include=["currency", "account", "amount_minor"],
+            postgresql_where="customer_id IS NOT NULL",
+        ),
+        # The statements of house accounts, in order, also for one merchant.
+        Index(
+            "ix_postings_house",
+            "account",
+            "currency",
+            "created_at",
+            "id",
+            postgresql_include=["merchant_id", "amount_minor"],
+            postgresql_where="customer_id IS NULL",
+        ),
         # In order of time as rows come, so a few pages tell where a day begins.
-        Index("ix_postings_created", "created_at", postgresql_using="brin"),
+        Index("ix_postings_created", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
         Index("ix_postings_merchant", "merchant_id", "account", "currency", postgresql_where="merchant_id IS NOT NULL"),
     )
 
@@ -135,6 +153,30 @@ class LedgerDay(Base):
     sealed_at: Mapped[datetime] = created_at()
 
 
+class LedgerDayTotal(Base):
+    """What one account had on a sealed day, so that a balance of any time is a sum of days and not of all postings.
+
+    Customers' accounts are totalled over all customers.
+    """
+
+    __tablename__ = "ledger_day_totals"
+    __table_args__ = (
+        UniqueConstraint("day", "account", "merchant_id", "currency", postgresql_nulls_not_distinct=True),
+        CheckConstraint("debit_minor >= 0 AND credit_minor >= 0 AND postings > 0", name="amounts"),
+        Index(None, "account", "currency", "day"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    day: Mapped[date] = mapped_column(ForeignKey("ledger_days.day"))
+    account: Mapped[Account] = mapped_column(TextEnum(Account))
+    merchant_id: Mapped[int | None]
+    currency: Mapped[str]
+    postings: Mapped[int] = mapped_column(BigInteger)
+    # Each amount fits 64 bits, a sum of many need not.
+    debit_minor: Mapped[Decimal] = mapped_column(Numeric(38, 0))
+    credit_minor: Mapped[Decimal] = mapped_column(Numeric(38, 0))
+
+
 class LedgerCheck(Base):
     """How far the sliced verification of one invariant has come, and what its last whole pass found."""
 
@@ -143,7 +185,9 @@ class LedgerCheck(Base):
     invariant: Mapped[str] = mapped_column(primary_key=True)
     # Where the next slice begins; None: at the beginning.
     position: Mapped[str | None]
+    # Found by the last whole pass, and so far by the one that is on its way.
     violations: Mapped[int] = mapped_column(default=0, server_default="0")
+    pass_violations: Mapped[int] = mapped_column(default=0, server_default="0")
     pass_started_at: Mapped[datetime | None]
     pass_finished_at: Mapped[datetime | None]
     checked_at: Mapped[datetime | None]

@@ -15,6 +15,34 @@ down_revision: str | None = "620d2120045d"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+APPEND_ONLY = ("ledger_days", "ledger_day_totals", "month_closes", "exchange_rates")
+# A day that was hashed into the chain takes no more postings, whatever their `created_at` claims.
+SEALED_DAY = """
+CREATE FUNCTION ledger_refuse_sealed_day() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM ledger_days WHERE day >= (NEW.created_at AT TIME ZONE 'UTC')::date) THEN
+        RAISE EXCEPTION 'a posting of % is refused: that day is sealed', NEW.created_at
+            USING ERRCODE = 'restrict_violation', CONSTRAINT = 'ledger_sealed_day';
+    END IF;
+    RETURN NEW;
+END $$
+"""
+
+
+def _create_ledger_guards() -> None:
+    for table in APPEND_ONLY:
+        op.execute(
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION ledger_refuse_change()"
+        )
+    op.execute(SEALED_DAY)
+    # A posting of the present day, which is nearly all of them, costs a comparison.
+    op.execute(
+        "CREATE TRIGGER postings_sealed_day BEFORE INSERT ON postings FOR EACH ROW"
+        " WHEN ((NEW.created_at AT TIME ZONE 'UTC')::date <> (clock_timestamp() AT TIME ZONE 'UTC')::date)"
+        " EXECUTE FUNCTION ledger_refuse_sealed_day()"
+    )
+
 
 def upgrade() -> None:
     # Expand first: add what the new code needs, so that the old code still runs beside it.
@@ -24,6 +52,7 @@ def upgrade() -> None:
         sa.Column("invariant", sa.Text(), nullable=False),
         sa.Column("position", sa.Text(), nullable=True),
         sa.Column("violations", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("pass_violations", sa.Integer(), server_default="0", nullable=False),
         sa.Column("pass_started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("pass_finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("checked_at", sa.DateTime(timezone=True), nullable=True),
@@ -40,6 +69,36 @@ def upgrade() -> None:
             "octet_length(hash) = 32 AND octet_length(previous_hash) = 32", name=op.f("ck_ledger_days_hash")
         ),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_ledger_days")),
+    )
+    op.create_table(
+        "ledger_day_totals",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("merchant_id", sa.Integer(), nullable=True),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("postings", sa.BigInteger(), nullable=False),
+        sa.Column("debit_minor", sa.Numeric(38, 0), nullable=False),
+        sa.Column("credit_minor", sa.Numeric(38, 0), nullable=False),
+        sa.CheckConstraint(
+            "debit_minor >= 0 AND credit_minor >= 0 AND postings > 0", name=op.f("ck_ledger_day_totals_amounts")
+        ),
+        sa.ForeignKeyConstraint(["day"], ["ledger_days.day"], name=op.f("fk_ledger_day_totals_day_ledger_days")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger_day_totals")),
+        sa.UniqueConstraint(
+            "day",
+            "account",
+            "merchant_id",
+            "currency",
+            name=op.f("uq_ledger_day_totals_day_account_merchant_id_currency"),
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+    op.create_index(
+        op.f("ix_ledger_day_totals_account_currency_day"),
+        "ledger_day_totals",
+        ["account", "currency", "day"],
+        unique=False,
     )
     op.create_table(
         "payout_rules",
@@ -525,7 +584,31 @@ def upgrade() -> None:
     op.create_index(
         "ix_orders_open", "orders", ["merchant_id", "ordered_at"], unique=False, postgresql_where="status = 'pending'"
     )
-    op.create_index("ix_postings_created", "postings", ["created_at"], unique=False, postgresql_using="brin")
+    op.create_index(
+        "ix_postings_created",
+        "postings",
+        ["created_at"],
+        unique=False,
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
+    )
+    op.drop_index("ix_postings_customer", table_name="postings", postgresql_where="customer_id IS NOT NULL")
+    op.create_index(
+        "ix_postings_customer",
+        "postings",
+        ["customer_id", "id"],
+        unique=False,
+        postgresql_include=["currency", "account", "amount_minor"],
+        postgresql_where="customer_id IS NOT NULL",
+    )
+    op.create_index(
+        "ix_postings_house",
+        "postings",
+        ["account", "currency", "created_at", "id"],
+        unique=False,
+        postgresql_include=["merchant_id", "amount_minor"],
+        postgresql_where="customer_id IS NULL",
+    )
     op.add_column("rates", sa.Column("category_id", sa.Integer(), nullable=True))
     op.add_column(
         "rates", sa.Column("tiers", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True)
@@ -624,18 +707,16 @@ def upgrade() -> None:
     )
     op.create_check_constraint(op.f("ck_orders_expired_as"), "orders", "expired_as IN ('declined', 'approved')")
     op.create_check_constraint(op.f("ck_orders_expired"), "orders", "(expired_at IS NULL) = (expired_as IS NULL)")
-    for table in ("ledger_days", "month_closes", "exchange_rates"):
-        op.execute(
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
-            " FOR EACH STATEMENT EXECUTE FUNCTION ledger_refuse_change()"
-        )
+    _create_ledger_guards()
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '4s'")
     # What only the newer schema can say has no place in the older one.
-    for table in ("ledger_days", "month_closes", "exchange_rates"):
+    for table in APPEND_ONLY:
         op.execute(f"DROP TRIGGER {table}_append_only ON {table}")
+    op.execute("DROP TRIGGER postings_sealed_day ON postings")
+    op.execute("DROP FUNCTION ledger_refuse_sealed_day")
     op.drop_constraint(op.f("ck_orders_expired_as"), "orders", type_="check")
     op.drop_constraint(op.f("ck_orders_expired"), "orders", type_="check")
     op.drop_constraint(op.f("ck_transfers_cause_type"), "transfers", type_="check")
@@ -693,6 +774,15 @@ def downgrade() -> None:
     op.drop_column("rates", "tiers")
     op.drop_column("rates", "category_id")
     op.drop_index("ix_postings_created", table_name="postings", postgresql_using="brin")
+    op.drop_index("ix_postings_house", table_name="postings", postgresql_where="customer_id IS NULL")
+    op.drop_index("ix_postings_customer", table_name="postings", postgresql_where="customer_id IS NOT NULL")
+    op.create_index(
+        "ix_postings_customer",
+        "postings",
+        ["customer_id", "id"],
+        unique=False,
+        postgresql_where="customer_id IS NOT NULL",
+    )
     op.drop_index("ix_orders_open", table_name="orders", postgresql_where="status = 'pending'")
     op.drop_index(op.f("ix_orders_customer_id_merchant_id_ordered_at"), table_name="orders")
     op.drop_column("orders", "expired_at")
@@ -766,5 +856,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_referral_programs_valid_from"), table_name="referral_programs")
     op.drop_table("referral_programs")
     op.drop_table("payout_rules")
+    op.drop_index(op.f("ix_ledger_day_totals_account_currency_day"), table_name="ledger_day_totals")
+    op.drop_table("ledger_day_totals")
     op.drop_table("ledger_days")
     op.drop_table("ledger_checks")
