@@ -54,6 +54,17 @@ NewPassword = Annotated[
     BeforeValidator(_encodable),
     Field(min_length=8, max_length=128, examples=["correct horse battery staple"]),
 ]
+# Of any length that was ever allowed: what confirms is only compared.
+CurrentPassword = Annotated[
+    SecretStr,
+    BeforeValidator(_encodable),
+    Field(
+        min_length=1,
+        max_length=128,
+        description="The customer's password once more: a stolen token alone shall not be enough.",
+        examples=["correct horse battery staple"],
+    ),
+]
 DisplayName = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha"])]
 ReferralCode = Annotated[SafeText, Field(min_length=1, max_length=32, examples=["7KD2MQ9X"])]
 

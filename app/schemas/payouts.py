@@ -5,14 +5,14 @@ from uuid import UUID
 
 import phonenumbers
 import schwifty
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 from schwifty.exceptions import InvalidChecksumDigits, InvalidCountryCode, InvalidLength, SchwiftyException
 
 from app.models import PayoutMethodKind, PayoutProvider, PayoutStatus
 from app.money import MAX_MINOR, share
 from app.schemas.common import Currency, MinorAmount, Money, Page, RequestModel, ResponseModel, SafeText, UtcTime
-from app.schemas.customers import Email
+from app.schemas.customers import CurrentPassword, Email
 
 # Zero-width joiners belong to the spelling of Urdu and Persian names; other format characters only deceive readers.
 _JOINERS = "\u200c\u200d"
@@ -83,12 +83,7 @@ WalletName = Annotated[SafeText, StringConstraints(min_length=1, max_length=50),
 
 class _NewMethod(RequestModel):
     holder: Holder
-    password: SecretStr = Field(
-        min_length=1,
-        max_length=128,
-        description="The customer's password once more: a stolen token alone adds no account.",
-        examples=["correct horse battery staple"],
-    )
+    password: CurrentPassword
 
 
 class NewIban(_NewMethod):

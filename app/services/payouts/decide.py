@@ -1,15 +1,12 @@
 """Deciding about a requested payout: a rule approves small ones, staff the others; staff reject with a reason."""
 
-from datetime import UTC, datetime
-from typing import assert_never
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import ring_after_commit
 from app.errors import ConflictError, NotFoundError
-from app.models import Customer, CustomerStatus, Payout, PayoutProvider, PayoutStatus
+from app.models import Customer, CustomerStatus, Payout, PayoutStatus
 from app.services.payouts import life
 
 
@@ -34,21 +31,9 @@ class PayoutCustomerFrozenError(ConflictError):
 
 
 async def approve(session: AsyncSession, payout: Payout, *, staff_key_id: UUID | None) -> None:
-    """Approve a payout, locked by the caller, and have it sent; without a staff key a rule decided.
-
-    Raises PayoutStateError.
-    """
-    await life.advance(session, payout, PayoutStatus.APPROVED, staff_key_id=staff_key_id)
+    """Approve a payout, locked by the caller; without a staff key a rule decided. Raises PayoutStateError."""
     payout.decided_by_id = staff_key_id
-    match payout.provider:
-        case PayoutProvider.HTTP:
-            payout.next_attempt_at = datetime.now(UTC)
-            ring_after_commit(session, "send_payouts")
-        case PayoutProvider.BATCH:
-            pass  # waits for staff to close a batch
-        case _:
-            assert_never(payout.provider)
-    await session.flush()
+    await life.advance(session, payout, PayoutStatus.APPROVED, staff_key_id=staff_key_id)
 
 
 async def approve_by_staff(session: AsyncSession, *, payout_id: UUID, staff_key_id: UUID) -> Payout:
@@ -67,10 +52,9 @@ async def reject_by_staff(session: AsyncSession, *, payout_id: UUID, reason: str
     Raises UnknownPayoutError and PayoutStateError.
     """
     payout = await _lock(session, payout_id)
-    await life.advance(session, payout, PayoutStatus.REJECTED, reason=reason, staff_key_id=staff_key_id)
     payout.decided_by_id = staff_key_id
     payout.next_attempt_at = None
-    await session.flush()
+    await life.advance(session, payout, PayoutStatus.REJECTED, reason=reason, staff_key_id=staff_key_id)
     return payout
 
 
