@@ -28,12 +28,16 @@ class WalletEntryRead(ResponseModel):
     """One movement of one balance."""
 
     id: int
-    balance: Literal["pending", "available", "in_payout"]
+    balance: Literal["pending", "available", "in_payout", "debt"] = Field(
+        description="`debt`: owed after a return that the balance did not cover, and taken from later cashback."
+    )
     amount_minor: SignedMinorAmount = Field(description="Positive when the balance grew.")
     currency: Currency
     cause: str = Field(
-        description="What caused it: for an order the state it came to.", examples=["pending", "payable", "reversed"]
+        description="What caused it: for an order or a payout the state it came to.",
+        examples=["pending", "payable", "reversed"],
     )
     order_id: UUID | None
     merchant_id: int | None
+    payout_id: UUID | None
     created_at: UtcTime

@@ -8,13 +8,14 @@ from uuid import UUID
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.models import Account, Order, Posting, Transfer, Wallet
+from app.models import Account, CauseType, Order, Posting, Transfer, Wallet
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
 _BALANCES = {
     Account.CUSTOMER_PENDING: "pending",
     Account.CUSTOMER_AVAILABLE: "available",
     Account.CUSTOMER_IN_PAYOUT: "in_payout",
+    Account.CUSTOMER_DEBT: "debt",
 }
 
 
@@ -29,6 +30,7 @@ class WalletEntry:
     cause: str
     order_id: UUID | None
     merchant_id: int | None
+    payout_id: UUID | None
     created_at: datetime
 
 
@@ -60,9 +62,9 @@ async def balances(session: AsyncSession, customer_id: UUID) -> Sequence[Row[str
 async def list_entries(session: AsyncSession, *, customer_id: UUID, limit: int, cursor: str | None) -> EntryPage:
     """List the movements of a customer's balances, newest first. Raises InvalidCursorError."""
     statement = (
-        select(Posting, Transfer.purpose, Order.id, Order.merchant_id)
+        select(Posting, Transfer, Order.id, Order.merchant_id)
         .join(Transfer, Transfer.id == Posting.transfer_id)
-        .outerjoin(Order, (Order.id == Transfer.cause_id) & (Transfer.cause_type == "order"))
+        .outerjoin(Order, (Order.id == Transfer.cause_id) & (Transfer.cause_type == CauseType.ORDER))
         .where(Posting.customer_id == customer_id)
         .order_by(Posting.id.desc())
         .limit(limit + 1)
@@ -75,14 +77,15 @@ async def list_entries(session: AsyncSession, *, customer_id: UUID, limit: int, 
         WalletEntry(
             id=posting.id,
             balance=_BALANCES[posting.account],
-            # A liability to the customer grows by a credit, which is negative in the ledger.
-            amount_minor=-posting.amount_minor,
+            # What we owe grows by a credit, which is negative in the ledger; a debt to us grows by a debit.
+            amount_minor=posting.amount_minor if posting.account is Account.CUSTOMER_DEBT else -posting.amount_minor,
             currency=posting.currency,
-            cause=purpose.partition(":")[0],
+            cause=transfer.purpose.partition(":")[0],
             order_id=order_id,
             merchant_id=merchant_id,
+            payout_id=transfer.cause_id if transfer.cause_type is CauseType.PAYOUT else None,
             created_at=posting.created_at,
         )
-        for posting, purpose, order_id, merchant_id in rows
+        for posting, transfer, order_id, merchant_id in rows
     ]
     return EntryPage(entries, encode_cursor(entries[-1].id) if more else None)
