@@ -4,7 +4,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid, updated_at
@@ -84,6 +85,11 @@ class PayoutRule(Base):
             " < minimum_minor * 10000::numeric",
             name="amounts",
         ),
+        CheckConstraint(
+            "cardinality(method_kinds) > 0"
+            " AND method_kinds <@ ARRAY['iban', 'local_account', 'mobile_wallet', 'email']",
+            name="method_kinds",
+        ),
     )
 
     currency: Mapped[str] = mapped_column(primary_key=True)
@@ -98,6 +104,12 @@ class PayoutRule(Base):
     auto_approve_minor: Mapped[int] = minor(default=0)
     method_hold_hours: Mapped[int]
     provider: Mapped[PayoutProvider] = mapped_column(TextEnum(PayoutProvider))
+    # The kinds of methods that the provider can pay to in this currency.
+    method_kinds: Mapped[list[str]] = mapped_column(
+        ARRAY(Text),
+        default=lambda: [kind.value for kind in PayoutMethodKind],
+        server_default="{iban,local_account,mobile_wallet,email}",
+    )
     updated_at: Mapped[datetime] = updated_at()
 
 

@@ -57,6 +57,10 @@ def _check_mobile(value: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def _once_each(value: list[PayoutMethodKind]) -> list[PayoutMethodKind]:
+    return list(dict.fromkeys(value))
+
+
 # 70 characters are what SEPA takes of a name (EPC implementation guidelines for pain.001).
 Holder = Annotated[
     SafeText,
@@ -243,6 +247,7 @@ class PayoutTerms(ResponseModel):
     )
     daily_count: int = Field(description="Most payouts of one customer on one day (UTC).", examples=[3])
     method_hold_hours: int = Field(description="How long a new method waits at least.", examples=[24])
+    method_kinds: list[PayoutMethodKind] = Field(description="Kinds of methods that it is paid to.")
 
 
 PayoutTermsPage = Page[PayoutTerms]
@@ -276,6 +281,12 @@ class PayoutRuleWrite(RequestModel):
     auto_approve_minor: MinorAmount = Field(0, description="Up to this amount no member of staff looks; 0: always.")
     method_hold_hours: int = Field(strict=True, ge=0, le=2_160)
     provider: PayoutProvider
+    method_kinds: Annotated[list[PayoutMethodKind], AfterValidator(_once_each)] = Field(
+        default_factory=lambda: list(PayoutMethodKind),
+        min_length=1,
+        max_length=len(PayoutMethodKind),
+        description="Kinds of methods that the provider can pay to; default: all.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -111,12 +111,22 @@ def upgrade() -> None:
         sa.Column("auto_approve_minor", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("method_hold_hours", sa.Integer(), nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column(
+            "method_kinds",
+            postgresql.ARRAY(sa.Text()),
+            server_default="{iban,local_account,mobile_wallet,email}",
+            nullable=False,
+        ),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("currency ~ '^[A-Z]{3}$'", name=op.f("ck_payout_rules_currency")),
         sa.CheckConstraint("provider IN ('batch', 'http')", name=op.f("ck_payout_rules_provider")),
         sa.CheckConstraint(
             "minimum_minor > 0 AND fee_minor >= 0 AND fee_basis_points BETWEEN 0 AND 9999 AND daily_limit_minor >= minimum_minor AND daily_count > 0 AND auto_approve_minor >= 0 AND method_hold_hours >= 0 AND fee_minor * 10000::numeric + minimum_minor::numeric * fee_basis_points < minimum_minor * 10000::numeric",
             name=op.f("ck_payout_rules_amounts"),
+        ),
+        sa.CheckConstraint(
+            "cardinality(method_kinds) > 0 AND method_kinds <@ ARRAY['iban', 'local_account', 'mobile_wallet', 'email']",
+            name=op.f("ck_payout_rules_method_kinds"),
         ),
         sa.PrimaryKeyConstraint("currency", name=op.f("pk_payout_rules")),
     )

@@ -201,6 +201,16 @@ async def test_another_customers_method_and_a_deleted_one_do_not_exist(
         assert (answer.status_code, answer.json()["code"]) == (404, "payout_method_not_found")
 
 
+async def test_a_currency_is_paid_only_to_the_kinds_of_its_rule(world: World) -> None:
+    await world.change_rule(method_kinds=["iban", "mobile_wallet"])
+    answer = await world.ask()
+    assert (answer.status_code, answer.json()["code"]) == (422, "payout_kind_unavailable")
+    assert answer.json()["errors"][0]["loc"] == ["body", "method_id"]
+    assert "iban, mobile_wallet" in answer.json()["detail"]
+    await world.change_rule(method_kinds=["local_account"])
+    await world.asked()
+
+
 # --- Approved by the rule
 
 

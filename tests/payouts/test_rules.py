@@ -28,6 +28,7 @@ RULE: dict[str, Any] = {
     "auto_approve_minor": 500_000,
     "method_hold_hours": 24,
     "provider": "batch",
+    "method_kinds": ["iban", "local_account"],
 }
 
 
@@ -92,6 +93,9 @@ async def test_a_change_is_logged_with_the_staff_key(client: httpx.AsyncClient, 
         {"method_hold_hours": 2**31},
         {"method_hold_hours": ...},
         {"provider": "carrier pigeon"},
+        {"method_kinds": []},
+        {"method_kinds": ["cash"]},
+        {"method_kinds": ["iban"] * 5},
         {"updated_at": "2026-01-31T12:00:00Z"},
     ],
 )
@@ -108,6 +112,15 @@ async def test_a_path_that_is_no_currency_is_refused(
     client: httpx.AsyncClient, session: AsyncSession, currency: str
 ) -> None:
     assert (await put(client, session, currency)).status_code == 422
+
+
+async def test_a_rule_is_for_all_kinds_of_methods_unless_it_names_some(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    answer = await put(client, session, method_kinds=...)
+    assert answer.json()["method_kinds"] == ["iban", "local_account", "mobile_wallet", "email"]
+    answer = await put(client, session, method_kinds=["email", "iban", "email"])
+    assert answer.json()["method_kinds"] == ["email", "iban"]
 
 
 async def test_only_finance_sets_rules_and_staff_read_them(client: httpx.AsyncClient, session: AsyncSession) -> None:

@@ -38,6 +38,20 @@ class PayoutMinimumError(InvalidRequestError):
         super().__init__(f"A payout is of {least} {rule.currency} at least.", errors=[where])
 
 
+class PayoutKindError(InvalidRequestError):
+    """The currency is not paid to methods of this kind."""
+
+    code = "payout_kind_unavailable"
+    title = "Not for this kind of method"
+
+    def __init__(self, rule: PayoutRule, method: PayoutMethod) -> None:
+        where: FieldError = {"loc": ["body", "method_id"], "msg": "Not for this kind of method", "type": self.code}
+        kinds = ", ".join(rule.method_kinds)
+        super().__init__(
+            f"{rule.currency} is paid to methods of the kinds {kinds}, not to {method.kind.value}.", errors=[where]
+        )
+
+
 class PayoutMethodHeldError(ConflictError):
     """The method is too new; `usable_from` says when its hold is over."""
 
@@ -74,12 +88,15 @@ class PayoutDailyCountError(ConflictError):
 async def request_payout(session: AsyncSession, *, customer: Customer, wanted: PayoutRequest) -> PayoutRead:
     """Take the amount out of the available balance and wait for a decision, or approve it at once by the rule.
 
-    Raises PayoutsFrozenError, PayoutCurrencyError, PayoutMethodNotFoundError, PayoutMethodHeldError,
-    PayoutMinimumError, InsufficientBalanceError, PayoutDailyLimitError and PayoutDailyCountError.
+    Raises PayoutsFrozenError, PayoutCurrencyError, PayoutMethodNotFoundError, PayoutKindError,
+    PayoutMethodHeldError, PayoutMinimumError, InsufficientBalanceError, PayoutDailyLimitError and
+    PayoutDailyCountError.
     """
     await _require_active(session, customer)
     rule = await rule_for_request(session, wanted.currency)
     method = await lock_method(session, customer_id=customer.id, method_id=wanted.method_id, share=True)
+    if method.kind not in rule.method_kinds:
+        raise PayoutKindError(rule, method)
     if method.usable_from > datetime.now(UTC):
         raise PayoutMethodHeldError(method)
     if wanted.amount_minor < rule.minimum_minor:

@@ -65,7 +65,7 @@ async def put_rule(
     session: AsyncSession, *, currency: str, wanted: PayoutRuleWrite, staff_key_id: UUID
 ) -> PayoutRuleRead:
     """Set the rule of a currency, for requests from now on."""
-    values = wanted.model_dump()
+    values = wanted.model_dump(mode="json")
     rule = await session.scalar(
         insert(PayoutRule)
         .values(currency=currency, **values)
