@@ -44,6 +44,7 @@ def tell(data_dir: Path, say: Callable[[str], None]) -> None:
         try:
             story.shop()
             story.earn()
+            story.withdraw()
             story.sync()
         except httpx.HTTPError as error:
             raise DemoError(f"no answer from {state['api_url']}: {error}. Is `make run` still running?") from None
@@ -117,6 +118,30 @@ class _Story:
         for step in detail["explanation"]:
             self._done(f"order {order['order_reference']} explains itself: {step['detail']}")
         self._done("its life: " + " -> ".join(state["status"] for state in detail["history"]))
+
+    def withdraw(self) -> None:
+        """Add a payout method with the password, and ask for a payout, twice by mistake."""
+        self._title("The customer asks for a payout")
+        path, method = "/v1/me/payout-methods", {"kind": "email", "holder": "Demo Customer", "provider": "PayPal"}
+        method["email"] = self.demo["customer_email"]
+        self._call("POST", path, 403, headers=self.customer, json={**method, "password": "stolen"})
+        confirmed = {**method, "password": self.demo["customer_password"]}
+        # An earlier telling of the story may have left it behind.
+        kept = self._call("GET", path, headers=self.customer)["items"]
+        used = kept[0] if kept else self._call("POST", path, 201, headers=self.customer, json=confirmed)
+        self._done(f"a payout method is added with the password only, and shown as {used['masked']}")
+        wanted = {"amount_minor": 5_000, "currency": "PKR", "method_id": used["id"]}
+        headers = {**self.customer, "Idempotency-Key": f"payout {self.order_id}"}
+        before = self._balance()
+        first, again = (self._call("POST", "/v1/me/payouts", 201, headers=headers, json=wanted) for _ in range(2))
+        after = self._balance()
+        if first != again or after["in_payout_minor"] != before["in_payout_minor"] + 5_000:
+            raise DemoError(f"a payout that was asked for twice is {first} and {again}; the wallet shows {after}")
+        self._done(f"asked for 50.00 PKR, twice with one Idempotency-Key: one payout, {first['status']} by the rule")
+        self._done(
+            f"the wallet shows {format_minor(after['available_minor'], 'PKR')} PKR available, "
+            f"{format_minor(after['in_payout_minor'], 'PKR')} PKR on its way"
+        )
 
     def sync(self) -> None:
         """Sync a feed, change it, and sync it again."""

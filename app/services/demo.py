@@ -1,4 +1,4 @@
-"""A small demo for development: categories, three merchants with rates and offers, a customer, a staff key, sources.
+"""A small demo for development: categories, merchants with rates and offers, a customer, a staff key, sources, payouts.
 
 Loading twice changes nothing. The credentials are derived from SECRET_KEY, so they differ between installations and
 stay the same across restarts; outside development it refuses to load.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Environment, Settings
@@ -20,6 +21,8 @@ from app.models import (
     Customer,
     Merchant,
     Offer,
+    PayoutProvider,
+    PayoutRule,
     Rate,
     RateKind,
     Source,
@@ -108,6 +111,21 @@ _MERCHANTS = (
 )
 
 
+# Amounts in minor units. New methods of the demo do not wait: its story is told in one go.
+_PAYOUT_RULES = {
+    currency: {
+        "minimum_minor": 1_000,
+        "fee_minor": 100,
+        "daily_limit_minor": 10_000_000,
+        "daily_count": 1_000,
+        "auto_approve_minor": 10_000,
+        "method_hold_hours": 0,
+        "provider": PayoutProvider.BATCH,
+    }
+    for currency in ("EUR", "PKR")
+}
+
+
 async def load_demo(session: AsyncSession, settings: Settings) -> DemoCredentials:
     """Load the demo, or find it as it was loaded. Raises RuntimeError outside development."""
     if settings.environment is not Environment.DEVELOPMENT:
@@ -116,6 +134,9 @@ async def load_demo(session: AsyncSession, settings: Settings) -> DemoCredential
     merchant_id = await session.scalar(select(Merchant.id).where(Merchant.slug == DIRECT_MERCHANT))
     if merchant_id is None:
         merchant_id = await _create(session, settings, credentials)
+    for currency, rule in _PAYOUT_RULES.items():
+        # By itself, for demos of before there were payouts.
+        await session.execute(insert(PayoutRule).values(currency=currency, **rule).on_conflict_do_nothing())
     return DemoCredentials(merchant_id=merchant_id, **credentials)
 
 
