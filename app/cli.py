@@ -164,6 +164,35 @@ def new_key() -> None:
     typer.echo(Fernet.generate_key().decode())
 
 
+@app.command()
+def reseal() -> None:
+    """Re-encrypt stored secrets with the first of ENCRYPTION_KEYS; exits with 1 when none of them opens some."""
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services.reseal import SEALED, reseal_batch  # noqa: PLC0415 - see above
+
+    async def run() -> int:
+        settings, unreadable = _settings(), 0
+        await db.open_database(settings, application_name="cashback-cli", pool_size=1, max_overflow=0)
+        try:
+            for column in SEALED:
+                name, done, last_id = f"{column.class_.__tablename__}.{column.key}", 0, None
+                while True:
+                    async with db.transaction() as session:
+                        batch = await reseal_batch(session, settings, column, after=last_id)
+                    if batch.last_id is None:
+                        break
+                    last_id, done, unreadable = batch.last_id, done + batch.done, unreadable + len(batch.unreadable)
+                    for row_id in batch.unreadable:
+                        typer.echo(f"{name} {row_id}: none of ENCRYPTION_KEYS opens it", err=True)
+                typer.echo(f"{name}: {done}")
+        finally:
+            await db.close_database()
+        return unreadable
+
+    if asyncio.run(run()):
+        raise typer.Exit(1)
+
+
 @ledger_app.command("verify")
 def ledger_verify() -> None:
     """Check every invariant of the ledger; exits with 1 and names the ids when one is broken."""
