@@ -15,10 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import Settings
 from app.db import get_db
 from app.errors import UnauthorizedError
+from app.middleware import ANSWER_HEADERS
 from app.models import Customer, CustomerStatus, StaffKey, StaffRole
 from app.services import staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
 from app.services.passwords import Passwords
+from app.services.rate_limits import Charge, Policy, RateLimiter, address_caller
 from app.services.tokens import InvalidAccessTokenError, verify_access_token
 
 
@@ -57,6 +59,42 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 SessionDep = Annotated[AsyncSession, Depends(get_db, scope="function")]
 ArqPoolDep = Annotated[ArqRedis, Depends(get_arq_pool)]
 PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
+
+
+async def get_rate_limiter(request: Request) -> RateLimiter:
+    """Return what counts this process's calls."""
+    limiter: RateLimiter = request.app.state.rate_limiter
+    return limiter
+
+
+RateLimiterDep = Annotated[RateLimiter, Depends(get_rate_limiter)]
+
+
+async def get_caller(request: Request) -> str:
+    """Return what names the caller by the address that the server saw, for a rate limit."""
+    return address_caller(request.client.host if request.client else None)
+
+
+CallerDep = Annotated[str, Depends(get_caller)]
+
+
+class LimitByAddress:
+    """A dependency that counts a request by the address it came from. Raises 429."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    async def __call__(self, request: Request, limiter: RateLimiterDep, caller: CallerDep) -> None:
+        """Count it; the answer tells what is left."""
+        await _charge(request, limiter, Charge(self.policy, caller))
+
+
+async def _charge(request: Request, limiter: RateLimiter, charge: Charge) -> None:
+    state = await limiter.charge([charge])
+    if state is not None:
+        # The middleware sends them: whatever answer the route makes itself would not carry a dependency's headers.
+        request.scope.setdefault(ANSWER_HEADERS, {}).update(state.headers())
+
 
 _customer_scheme = OAuth2PasswordBearer(
     "/v1/auth/token", refreshUrl="/v1/auth/token", scheme_name="customer", auto_error=False
@@ -107,6 +145,19 @@ class StaffWithRole:
 
 
 SignedInId = Annotated[UUID, Depends(get_signed_in_id)]
+
+
+class LimitByCustomer:
+    """A dependency that counts a request by the customer who sent it. Raises 429."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    async def __call__(self, request: Request, limiter: RateLimiterDep, customer_id: SignedInId) -> None:
+        """Count it; the answer tells what is left."""
+        await _charge(request, limiter, Charge(self.policy, f"customer:{customer_id}"))
+
+
 CurrentCustomer = Annotated[Customer, Depends(get_current_customer)]
 Viewer = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.VIEWER))]
 Operator = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.OPERATOR))]

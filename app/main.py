@@ -22,6 +22,7 @@ from app.logs import configure_logging, request_id_var
 from app.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from app.routers import ROUTERS
 from app.services.passwords import Passwords
+from app.services.rate_limits import RateLimiter
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_origins=settings.frontend_origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID"],
-        expose_headers=["X-Request-ID", "Server-Timing", "Idempotency-Replayed", "ETag", "Retry-After"],
+        expose_headers=[
+            "X-Request-ID",
+            "Server-Timing",
+            "Idempotency-Replayed",
+            "ETag",
+            "Retry-After",
+            "RateLimit",
+            "RateLimit-Policy",
+        ],
         max_age=600,
     )
     for router in ROUTERS:
@@ -76,6 +85,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         max_overflow=settings.db_max_overflow,
     )
     app.state.arq_pool = create_arq_pool(settings.redis_url)
+    app.state.rate_limiter = RateLimiter(app.state.arq_pool)
     doorbell = Doorbell(app.state.arq_pool)
     doorbell.start()
     db.set_bell(doorbell.ring)

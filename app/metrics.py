@@ -39,6 +39,7 @@ WEBHOOKS_PROCESSED = Counter(
 )
 SYNC_ROWS = Counter("sync_rows_total", "Feed rows by what became of them.", ("outcome",))
 SYNC_RUNS = Counter("sync_runs_total", "Finished feed syncs by status.", ("status",))
+RATE_LIMITED = Counter("rate_limited_total", "Requests refused because of a rate limit, by policy.", ("policy",))
 NOTIFICATIONS = Counter(
     "notification_attempts_total", "Tries to deliver a notification, by what the delivery became.", ("status",)
 )

@@ -21,6 +21,9 @@ from app.logs import request_id_var
 
 logger = logging.getLogger("app.access")
 
+# Where in the scope a dependency leaves headers for whatever answer the request will get.
+ANSWER_HEADERS = "cashback.answer_headers"
+
 # What a caller may choose as its request id: visible, short, and harmless in a log or a shell.
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
@@ -48,6 +51,8 @@ class RequestContextMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
+                for name, value in scope.get(ANSWER_HEADERS, {}).items():
+                    headers[name] = value
                 headers["Server-Timing"] = f"app;dur={(perf_counter() - started) * 1000:.1f}"
             await send(message)
 

@@ -26,6 +26,7 @@ from app.doorbell import Doorbell, create_arq_pool
 from app.ids import new_id
 from app.main import create_app
 from app.services.ledger.verify import violations
+from app.services.rate_limits import RateLimiter
 from tests.servers import DATABASE_VARIABLE, database_url, redis_url, start_servers
 
 _servers = pytest.StashKey[ExitStack]()
@@ -192,6 +193,7 @@ class in_process:  # noqa: N801 - reads as the function it stands for
         self.pool = create_arq_pool(self.settings.redis_url)
         await self.pool.flushdb()
         self.app.state.arq_pool = self.pool
+        self.app.state.rate_limiter = RateLimiter(self.pool)
         self.doorbell = Doorbell(self.pool)
         self.doorbell.start()
         db.set_bell(self.doorbell.ring)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Response, status
 
-from app.dependencies import PasswordsDep, SettingsDep
+from app.dependencies import CallerDep, PasswordsDep, RateLimiterDep, SettingsDep
 from app.openapi import problems
 from app.schemas.customers import RevocationRequest, TokenRequest, TokenResponse
 from app.services import sign_in
@@ -12,9 +12,18 @@ from app.services import sign_in
 router = APIRouter(prefix="/v1/auth", tags=["customers"])
 
 
-@router.post("/token", summary="Sign in, or refresh", responses=problems(400, 401, 413))
+@router.post(
+    "/token",
+    summary="Sign in, or refresh",
+    responses=problems(400, 401, 413, 429),
+)
 async def issue_token(
-    settings: SettingsDep, passwords: PasswordsDep, form: Annotated[TokenRequest, Form()], response: Response
+    settings: SettingsDep,
+    passwords: PasswordsDep,
+    limiter: RateLimiterDep,
+    caller: CallerDep,
+    form: Annotated[TokenRequest, Form()],
+    response: Response,
 ) -> TokenResponse:
     """Exchange e-mail and password, or a refresh token, for an access token and a new refresh token.
 
@@ -23,7 +32,8 @@ async def issue_token(
     once: when a used one comes back, all that descend from the same sign-in are revoked.
     """
     response.headers["Cache-Control"] = "no-store"  # RFC 6749, section 5.1
-    return TokenResponse.model_validate(await sign_in.grant_tokens(settings, passwords, request=form))
+    tokens = await sign_in.grant_tokens(settings, passwords, limiter, request=form, caller=caller)
+    return TokenResponse.model_validate(tokens)
 
 
 @router.post("/revoke", status_code=status.HTTP_204_NO_CONTENT, summary="Sign out", responses=problems(400, 413))

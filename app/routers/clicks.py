@@ -2,13 +2,22 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import RedirectResponse, Response
 
-from app.dependencies import CurrentCustomer, IdempotencyDep, PageDep, PublicUrlDep, SessionDep, SettingsDep
+from app.dependencies import (
+    CurrentCustomer,
+    IdempotencyDep,
+    LimitByCustomer,
+    PageDep,
+    PublicUrlDep,
+    SessionDep,
+    SettingsDep,
+)
 from app.openapi import problems
 from app.schemas.clicks import ClickCreate, ClickPage, ClickRead
 from app.services import clicks
+from app.services.rate_limits import CLICK
 
 router = APIRouter(tags=["clicks"])
 
@@ -18,7 +27,8 @@ router = APIRouter(tags=["clicks"])
     status_code=201,
     summary="Leave for a merchant",
     response_model=ClickRead,
-    responses=problems(401, 403, 404, 409, 422),
+    responses=problems(401, 403, 404, 409, 422, 429),
+    dependencies=[Depends(LimitByCustomer(CLICK))],
 )
 async def create_click(
     body: ClickCreate,

@@ -2,17 +2,24 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, status
+from fastapi import APIRouter, Depends, Query, status
 
-from app.dependencies import CurrentCustomer, PasswordsDep, SessionDep
+from app.dependencies import CurrentCustomer, LimitByAddress, PasswordsDep, SessionDep
 from app.openapi import problems
 from app.schemas.customers import CustomerProfile, CustomerRegistration, ProfileChange
 from app.services import customers
+from app.services.rate_limits import REGISTER
 
 router = APIRouter(prefix="/v1", tags=["customers"])
 
 
-@router.post("/customers", status_code=status.HTTP_201_CREATED, summary="Register", responses=problems(409, 413))
+@router.post(
+    "/customers",
+    status_code=status.HTTP_201_CREATED,
+    summary="Register",
+    responses=problems(409, 413, 429),
+    dependencies=[Depends(LimitByAddress(REGISTER))],
+)
 async def register(session: SessionDep, passwords: PasswordsDep, body: CustomerRegistration) -> CustomerProfile:
     """Make an account. Sign in with `POST /v1/auth/token` afterwards."""
     return CustomerProfile.model_validate(await customers.register(session, passwords, registration=body))

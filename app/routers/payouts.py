@@ -3,12 +3,13 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from app.dependencies import (
     CurrentCustomer,
     IdempotencyDep,
+    LimitByCustomer,
     PageDep,
     PasswordsDep,
     SessionDep,
@@ -28,6 +29,7 @@ from app.schemas.payouts import (
     PayoutTermsPage,
 )
 from app.services.payouts import methods, request, rules, show
+from app.services.rate_limits import PAYOUT, STEP_UP
 
 router = APIRouter(prefix="/v1", tags=["payouts"])
 
@@ -39,7 +41,11 @@ async def list_payout_terms(session: SessionDep, page: PageDep) -> PayoutTermsPa
 
 
 @router.post(
-    "/me/payout-methods", status_code=201, summary="Add a payout method", responses=problems(401, 403, 409, 413)
+    "/me/payout-methods",
+    status_code=201,
+    summary="Add a payout method",
+    responses=problems(401, 403, 409, 413, 429),
+    dependencies=[Depends(LimitByCustomer(STEP_UP))],
 )
 async def add_payout_method(
     settings: SettingsDep, passwords: PasswordsDep, customer_id: SignedInId, body: NewPayoutMethod
@@ -70,7 +76,8 @@ async def delete_payout_method(session: SessionDep, customer: CurrentCustomer, m
     status_code=201,
     summary="Ask for a payout",
     response_model=PayoutRead,
-    responses=problems(401, 403, 404, 409, 422),
+    responses=problems(401, 403, 404, 409, 422, 429),
+    dependencies=[Depends(LimitByCustomer(PAYOUT))],
 )
 async def request_payout(
     session: SessionDep, customer: CurrentCustomer, idempotency: IdempotencyDep, body: PayoutRequest

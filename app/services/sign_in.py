@@ -28,6 +28,7 @@ from app.ids import new_id
 from app.models import Customer, CustomerStatus, RefreshToken
 from app.schemas.customers import GrantType, TokenRequest
 from app.services.passwords import Passwords
+from app.services.rate_limits import SIGN_IN_ACCOUNT, SIGN_IN_ADDRESS, Charge, RateLimiter
 from app.services.tokens import InvalidAccessTokenError, issue_access_token, verify_access_token
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,19 @@ class Tokens:
     expires_in: int
 
 
-async def grant_tokens(settings: Settings, passwords: Passwords, *, request: TokenRequest) -> Tokens:
+async def grant_tokens(
+    settings: Settings, passwords: Passwords, limiter: RateLimiter, *, request: TokenRequest, caller: str
+) -> Tokens:
     """Answer a token request.
 
-    Raises InvalidCredentialsError, InvalidGrantError, PasswordQueueFullError.
+    Passwords are counted by the caller's address and by the account they are tried on, whether it exists or not.
+    Refresh tokens are not: they cannot be guessed, and who asked first must not depend on a counter.
+
+    Raises InvalidCredentialsError, InvalidGrantError, PasswordQueueFullError and RateLimitedError.
     """
     match request:
         case TokenRequest(grant_type=GrantType.PASSWORD, username=str(email), password=SecretStr() as password):
+            await limiter.charge([Charge(SIGN_IN_ADDRESS, caller), Charge(SIGN_IN_ACCOUNT, f"account:{email.lower()}")])
             return await sign_in(settings, passwords, email=email, password=password.get_secret_value())
         case TokenRequest(grant_type=GrantType.REFRESH_TOKEN, refresh_token=SecretStr() as token):
             return await refresh(settings, refresh_token=token.get_secret_value())

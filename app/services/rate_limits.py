@@ -1,0 +1,219 @@
+"""Rate limits: how often one caller may do one kind of thing, counted in Redis for all processes together.
+
+The algorithm is GCRA (ITU-T I.371, "virtual scheduling"): per key one time, the theoretical arrival of the next call;
+a call is refused when that lies further ahead than a whole window. Without Redis, what must never be unlimited (signing
+in, moving money) is counted in this process instead, and everything else is let through.
+"""
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app import metrics
+from app.errors import AppError
+
+logger = logging.getLogger(__name__)
+
+# Redis answers in well under a millisecond; a caller shall not notice when it does not.
+_REDIS_TIMEOUT_SECONDS = 0.25
+# After a failure Redis is not asked again for so long, so that an outage costs one call and not every call its wait.
+_REDIS_PAUSE_SECONDS = 1.0
+_MOST_LOCAL_KEYS = 50_000
+
+# All keys must have room, else none is charged. Times in microseconds: below 2^53, so exact in Lua's doubles.
+_SCRIPT = """
+local now = redis.call('TIME')
+now = now[1] * 1000000 + now[2]
+local worst, refused = 0, false
+local tats = {}
+for i, key in ipairs(KEYS) do
+  local interval, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local tat = math.max(tonumber(redis.call('GET', key) or 0), now) + interval
+  tats[i] = tat
+  if tat - now > window then refused = true end
+end
+local answer = {refused and 0 or 1}
+for i, key in ipairs(KEYS) do
+  local interval, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local ahead = tats[i] - now
+  if refused then
+    ahead = ahead - interval
+  else
+    redis.call('SET', key, string.format('%.0f', tats[i]), 'PX', math.ceil(ahead / 1000))
+  end
+  answer[i + 1] = string.format('%.0f', ahead)
+end
+return answer
+"""
+
+
+class Fallback(StrEnum):
+    """What holds while Redis does not answer."""
+
+    OPEN = "open"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`quota` calls in any `window_seconds`, in a burst or spread."""
+
+    name: str
+    quota: int
+    window_seconds: int
+    fallback: Fallback = Fallback.OPEN
+
+    @property
+    def interval_us(self) -> int:
+        """Microseconds between two calls of somebody who spreads them."""
+        return self.window_seconds * 1_000_000 // self.quota
+
+    @property
+    def window_us(self) -> int:
+        """The window in microseconds."""
+        return self.window_seconds * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One call to be counted: by a policy, for a caller."""
+
+    policy: Policy
+    # Who calls, as `address:203.0.113.7`; kept in Redis as a hash.
+    caller: str
+
+    @property
+    def key(self) -> str:
+        """The key in Redis; no address or e-mail can be read from it."""
+        digest = hashlib.blake2b(self.caller.encode(), digest_size=16).hexdigest()
+        return f"cashback:limit:{self.policy.name}:{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a caller has left of the policy that is nearest to its end."""
+
+    policy: Policy
+    remaining: int
+    # Until the whole quota is there again.
+    reset_seconds: int
+
+    def headers(self) -> dict[str, str]:
+        """Return the fields of draft-ietf-httpapi-ratelimit-headers-10."""
+        name = self.policy.name
+        return {
+            "RateLimit-Policy": f'"{name}";q={self.policy.quota};w={self.policy.window_seconds}',
+            "RateLimit": f'"{name}";r={self.remaining};t={self.reset_seconds}',
+        }
+
+
+class RateLimitedError(AppError):
+    """Too many calls of one kind by one caller; `Retry-After` says when there is room again."""
+
+    status_code = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, state: State, *, retry_after_seconds: int) -> None:
+        policy = state.policy
+        super().__init__(
+            f"At most {policy.quota} requests of this kind in {policy.window_seconds} s;"
+            f" try again in {retry_after_seconds} s.",
+            headers={**state.headers(), "Retry-After": str(retry_after_seconds)},
+        )
+
+
+class RateLimiter:
+    """Counts the calls that reach one process."""
+
+    def __init__(self, redis: Redis, *, clock: Callable[[], float] = monotonic) -> None:
+        self._script = redis.register_script(_SCRIPT)
+        self._clock = clock
+        self._asked_again_at = 0.0
+        self._local: OrderedDict[str, float] = OrderedDict()
+
+    async def charge(self, charges: Sequence[Charge]) -> State | None:
+        """Count a call against all its limits, or against none when one is used up; returns the tightest one's state.
+
+        Raises RateLimitedError.
+        """
+        counted = await self._ask_redis(charges)
+        if counted is None:
+            charges = [charge for charge in charges if charge.policy.fallback is Fallback.LOCAL]
+            counted = self._count_here(charges)
+        allowed, ahead_us = counted
+        if not charges:
+            return None
+        # The limit with the least room is the one worth telling.
+        charge, used_us = min(zip(charges, ahead_us, strict=True), key=lambda pair: pair[0].policy.window_us - pair[1])
+        policy = charge.policy
+        room_us = max(0, policy.window_us - used_us)
+        state = State(policy, room_us // policy.interval_us, math.ceil(used_us / 1_000_000))
+        if not allowed:
+            metrics.RATE_LIMITED.labels(policy.name).inc()
+            wait_us = used_us + policy.interval_us - policy.window_us
+            raise RateLimitedError(state, retry_after_seconds=max(1, math.ceil(wait_us / 1_000_000)))
+        return state
+
+    async def _ask_redis(self, charges: Sequence[Charge]) -> tuple[bool, list[int]] | None:
+        """Return whether the call is allowed and how far ahead each key's time is; None when Redis does not answer."""
+        if self._clock() < self._asked_again_at:
+            return None
+        keys = [charge.key for charge in charges]
+        arguments = [value for charge in charges for value in (charge.policy.interval_us, charge.policy.window_us)]
+        try:
+            async with asyncio.timeout(_REDIS_TIMEOUT_SECONDS):
+                answer = await self._script(keys=keys, args=arguments)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._asked_again_at = self._clock() + _REDIS_PAUSE_SECONDS
+            logger.warning("rate limits without Redis", extra={"error": type(error).__name__})
+            return None
+        allowed, *ahead = answer
+        return bool(int(allowed)), [int(value) for value in ahead]
+
+    def _count_here(self, charges: Sequence[Charge]) -> tuple[bool, list[int]]:
+        """Do what the script does, on this process's own times, of which only the newest are kept."""
+        now_us = int(self._clock() * 1_000_000)
+        before = [max(0, int(self._local.get(charge.key, 0)) - now_us) for charge in charges]
+        after = [ahead + charge.policy.interval_us for ahead, charge in zip(before, charges, strict=True)]
+        if any(ahead > charge.policy.window_us for ahead, charge in zip(after, charges, strict=True)):
+            return False, before
+        for charge, ahead in zip(charges, after, strict=True):
+            self._local[charge.key] = now_us + ahead
+            self._local.move_to_end(charge.key)
+        while len(self._local) > _MOST_LOCAL_KEYS:
+            self._local.popitem(last=False)
+        return True, after
+
+
+def address_caller(address: str | None) -> str:
+    """Return what names a caller by its address; of IPv6 the /64, of which one subscriber has all addresses."""
+    try:
+        ip = ipaddress.ip_address(address or "")
+    except ValueError:
+        return "address:unknown"
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return f"address:{ip.ipv4_mapped}"
+        return f"address:{ipaddress.IPv6Network((ip, 64), strict=False).network_address}/64"
+    return f"address:{ip}"
+
+
+# Addresses are shared: behind one of a mobile carrier's are thousands of customers. So limits by address are wide, and
+# the narrow ones go by account.
+SIGN_IN_ADDRESS = Policy("sign-in-address", quota=120, window_seconds=60, fallback=Fallback.LOCAL)
+SIGN_IN_ACCOUNT = Policy("sign-in-account", quota=10, window_seconds=300, fallback=Fallback.LOCAL)
+REGISTER = Policy("register", quota=60, window_seconds=3600, fallback=Fallback.LOCAL)
+STEP_UP = Policy("step-up", quota=20, window_seconds=300, fallback=Fallback.LOCAL)
+PAYOUT = Policy("payout", quota=300, window_seconds=3600, fallback=Fallback.LOCAL)
+CLICK = Policy("click", quota=120, window_seconds=60)
