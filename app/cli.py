@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Coroutine
+from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -30,6 +32,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(staff_app, name="staff")
 
 ROOT = Path(__file__).resolve().parent.parent
+Result = TypeVar("Result")
 
 
 def _settings() -> Settings:
@@ -40,6 +43,20 @@ def _settings() -> Settings:
             name = "_".join(str(part) for part in problem["loc"]).upper() or "settings"
             typer.echo(f"{name}: {problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from None
+
+
+def _with_database(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Run a coroutine with this process's database open."""
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+
+    async def run() -> Result:
+        await db.open_database(_settings(), application_name="cashback-cli", pool_size=1, max_overflow=0)
+        try:
+            return await work()
+        finally:
+            await db.close_database()
+
+    return asyncio.run(run())
 
 
 @app.command()
@@ -194,27 +211,73 @@ def reseal() -> None:
 
 
 @ledger_app.command("verify")
-def ledger_verify() -> None:
-    """Check every invariant of the ledger; exits with 1 and names the ids when one is broken."""
+def ledger_verify(
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="A day's hash that was noted elsewhere, as 2026-11-25:HASH; may be given again and again."),
+    ] = None,
+) -> None:
+    """Check every rule of the ledger and the chain of its days, in one snapshot.
+
+    Exits with 1 when one is broken; names what breaks it. Time and memory of a slice do not grow with the ledger.
+    """
     from app import db  # noqa: PLC0415 - only commands that touch the database
-    from app.services.ledger.verify import INVARIANTS, Violation, verify  # noqa: PLC0415 - see above
+    from app.services.ledger import chain, verify_slices  # noqa: PLC0415 - see above
 
-    async def check() -> list[Violation]:
-        settings = _settings()
-        await db.open_database(settings, application_name="cashback-cli", pool_size=1, max_overflow=0)
-        try:
-            async with db.AsyncSessionLocal() as session, session.begin():
-                return await verify(session)
-        finally:
-            await db.close_database()
+    noted = dict(_noted_hash(text) for text in known or ())
 
-    violations = asyncio.run(check())
-    for invariant in INVARIANTS:
-        broken = [violation for violation in violations if violation.invariant == invariant.name]
-        typer.echo(f"{'BROKEN' if broken else 'ok':<7}{invariant.rule}")
-        for violation in broken:
-            typer.echo(f"       {violation.id}: {violation.detail}", err=True)
-    if violations:
+    def show_progress(rule: str, slices: int) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K       {rule}, slice {slices + 1} ..." if rule else "\r\x1b[K")
+
+    async def check() -> bool:
+        sound = True
+        async with db.AsyncSessionLocal() as session, session.begin():
+            async for checked in verify_slices.verify(session, known=noted, on_progress=show_progress):
+                show_progress("", 0)
+                word = "BROKEN" if checked.violations else "ok"
+                typer.echo(f"{word:<7}{checked.seconds:7.1f} s  {checked.name}: {checked.rule}")
+                for violation in checked.violations:
+                    typer.echo(f"       {violation.id}: {violation.detail}", err=True)
+                sound = sound and not checked.violations
+            last = await chain.last_day(session)
+            if last is not None:
+                typer.echo(
+                    f"sealed up to {last.day}, hash {last.hash.hex()}; {await chain.count_due(session)} days wait"
+                )
+        return sound
+
+    if not _with_database(check):
+        raise typer.Exit(1)
+
+
+def _noted_hash(text: str) -> tuple[date, bytes]:
+    day, _, digest = text.partition(":")
+    try:
+        return date.fromisoformat(day), bytes.fromhex(digest)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not like 2026-11-25:HASH", param_hint="--known") from None
+
+
+@ledger_app.command("seal")
+def ledger_seal() -> None:
+    """Seal the days that are over, as the workers' schedule does, and print their hashes to note them elsewhere."""
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services.ledger import chain  # noqa: PLC0415 - see above
+
+    async def seal() -> int:
+        while True:
+            async with db.transaction() as session:
+                day = await chain.seal_next(session)
+                due = 0 if day else await chain.count_due(session)
+            if day is None:
+                return due
+            typer.echo(f"{day.day}:{day.hash.hex()}  {day.postings} postings")
+
+    if due := _with_database(seal):
+        typer.echo(
+            f"{due} days cannot be sealed yet: a transaction that began then still runs, or another seals", err=True
+        )
         raise typer.Exit(1)
 
 
@@ -228,16 +291,11 @@ def create_staff_key(
     from app.services import staff  # noqa: PLC0415 - see above
 
     async def create() -> str:
-        settings = _settings()
-        await db.open_database(settings, application_name="cashback-cli", pool_size=1, max_overflow=0)
-        try:
-            async with db.transaction() as session:
-                _, key = await staff.create_key(session, name=name, role=role)
-                return key
-        finally:
-            await db.close_database()
+        async with db.transaction() as session:
+            _, key = await staff.create_key(session, name=name, role=role)
+            return key
 
-    typer.echo(asyncio.run(create()))
+    typer.echo(_with_database(create))
 
 
 if __name__ == "__main__":

@@ -43,12 +43,6 @@ RATE_LIMITED = Counter("rate_limited_total", "Requests refused because of a rate
 NOTIFICATIONS = Counter(
     "notification_attempts_total", "Tries to deliver a notification, by what the delivery became.", ("status",)
 )
-LEDGER_VIOLATIONS = Gauge(
-    "ledger_invariant_violations",
-    "Violations found by the last check, by invariant.",
-    ("invariant",),
-    multiprocess_mode="mostrecent",
-)
 
 
 def exposition() -> bytes:

@@ -85,6 +85,19 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
     syncs = Gauge(
         "sync_runs_unfinished", "Sync runs that have not finished, by status.", ("status",), registry=registry
     )
+    violations = Gauge(
+        "ledger_invariant_violations",
+        "Violations found by the last whole check of a rule of the ledger, or so far by the one on its way.",
+        ("invariant",),
+        registry=registry,
+    )
+    age = Gauge(
+        "ledger_invariant_pass_age_seconds",
+        "Time since the last whole check of a rule ended.",
+        ("invariant",),
+        registry=registry,
+    )
+    unsealed = Gauge("ledger_days_unsealed", "Days that are over and not sealed.", registry=registry)
     queue = Gauge("queue_jobs", "Jobs in each queue, running ones included.", ("queue",), registry=registry)
     alerts_open = Gauge("alerts_open", "Open alerts, by kind.", ("kind",), registry=registry)
     up = Gauge("dependency_up", "1 when the dependency answered this scrape.", ("dependency",), registry=registry)
@@ -96,6 +109,11 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
             oldest.set(oldest_seconds)
             for status, count in (await monitoring.measure_syncs(session)).items():
                 syncs.labels(status).set(count)
+            proofs, days = await monitoring.measure_ledger(session)
+            for proof in proofs:
+                violations.labels(proof.rule).set(proof.violations)
+                age.labels(proof.rule).set(proof.pass_age_seconds)
+            unsealed.set(days)
             for kind, count in (await alerts.count_open(session)).items():
                 alerts_open.labels(kind).set(count)
         up.labels("postgres").set(1)

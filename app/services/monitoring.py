@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from redis.asyncio import Redis
@@ -9,7 +10,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.errors import UnavailableError
-from app.models import SyncRun, SyncStatus, WebhookEvent, WebhookStatus
+from app.models import LedgerCheck, SyncRun, SyncStatus, WebhookEvent, WebhookStatus
+from app.services.ledger.chain import count_due
+from app.services.ledger.verify_slices import CHECKS
 
 
 class NotReadyError(UnavailableError):
@@ -76,6 +79,31 @@ async def measure_syncs(session: AsyncSession) -> dict[str, int]:
         .group_by(SyncRun.status)
     )
     return {"queued": 0, "running": 0} | {status.value: count for status, count in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerProof:
+    """What the continuous check of one rule of the ledger has found."""
+
+    rule: str
+    # By the last whole pass over all keys, or so far by the one on its way if that has found more.
+    violations: int
+    # Since a whole pass ended; before the first one has, since it began.
+    pass_age_seconds: float
+
+
+async def measure_ledger(session: AsyncSession) -> tuple[list[LedgerProof], int]:
+    """Return what is known of each rule of the ledger, and how many finished days are not sealed."""
+    rows = await session.execute(
+        select(
+            LedgerCheck.invariant,
+            func.greatest(LedgerCheck.violations, LedgerCheck.pass_violations).label("violations"),
+            func.coalesce(LedgerCheck.pass_finished_at, LedgerCheck.pass_started_at).label("since"),
+            func.now().label("now"),
+        ).where(LedgerCheck.invariant.in_([check.name for check in CHECKS]), LedgerCheck.pass_started_at.is_not(None))
+    )
+    proofs = [LedgerProof(row.invariant, row.violations, _seconds_between(row.since, row.now)) for row in rows]
+    return proofs, await count_due(session)
 
 
 async def measure_queues(redis: Redis, queues: tuple[str, ...]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.workers.housekeeping import forget_expired
-from app.workers.ledger import verify_ledger
+from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import release_payable
 from app.workers.runner import WorkerKind
@@ -36,7 +36,8 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("release_payable", 60, release_payable),
                     Scheduled("sweep_notifications", settings.sweep_interval_seconds, deliver_notifications),
                     Scheduled("watch", 600, watch),
-                    Scheduled("verify_ledger", _HOUR, verify_ledger),
+                    Scheduled("verify_ledger", 60, verify_ledger),
+                    Scheduled("seal_days", 300, seal_days),
                     Scheduled("forget_expired", _HOUR, forget_expired),
                 ),
                 max_jobs=10,

@@ -18,7 +18,7 @@ from app.db import transaction
 from app.ids import new_id
 from app.main import create_app
 from app.models import Customer, Merchant, Order, Source, StaffRole
-from app.services.ledger.verify import Violation, verify
+from app.services.ledger.verify import Violation, violations
 from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.orders import release_payable
 from app.workers.webhooks import webhook_drain
@@ -114,7 +114,7 @@ class Play:
 
         async def check() -> list[Violation]:
             async with db.AsyncSessionLocal() as session, session.begin():
-                return await verify(session)
+                return await violations(session)
 
         return self.run(check())
 
