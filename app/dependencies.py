@@ -21,6 +21,7 @@ from app.services import staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
 from app.services.passwords import Passwords
 from app.services.rate_limits import Charge, Policy, RateLimiter, address_caller
+from app.services.referrals import Origin
 from app.services.tokens import InvalidAccessTokenError, verify_access_token
 
 
@@ -190,6 +191,26 @@ async def get_public_url(request: Request, settings: SettingsDep) -> str:
 
 
 PublicUrlDep = Annotated[str, Depends(get_public_url)]
+
+
+async def get_origin(
+    request: Request,
+    device_id: Annotated[
+        str | None,
+        Header(
+            alias="X-Device-ID",
+            min_length=1,
+            max_length=200,
+            description="What the app calls this device. Only a keyed hash is kept: it tells apart who invites whom.",
+            examples=["5b1f0c7e-9a3d-4c35-8f0e-2f9d4f1c6a77"],
+        ),
+    ] = None,
+) -> Origin:
+    """Return where a request comes from: behind a proxy that uvicorn trusts, the address which that one names."""
+    return Origin(request.client and request.client.host, device_id)
+
+
+OriginDep = Annotated[Origin, Depends(get_origin)]
 
 
 class Idempotency:

@@ -39,7 +39,7 @@ from app.models.payouts import (
     PayoutRule,
     PayoutStatus,
 )
-from app.models.referrals import Referral, ReferralProgram, ReferralStatus
+from app.models.referrals import Referral, ReferralCheck, ReferralProgram, ReferralReason, ReferralStatus
 from app.models.settlements import Settlement, SettlementLine, SettlementLineStatus, SettlementResolution
 from app.models.staff import StaffKey, StaffRole
 from app.models.sync import Feed, FeedFormat, OfferStaging, SyncRun, SyncStatus
@@ -99,7 +99,9 @@ __all__ = [
     "Rate",
     "RateKind",
     "Referral",
+    "ReferralCheck",
     "ReferralProgram",
+    "ReferralReason",
     "ReferralStatus",
     "RefreshToken",
     "ReportKind",

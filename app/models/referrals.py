@@ -4,19 +4,32 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid, updated_at
 
 
 class ReferralStatus(StrEnum):
-    """Waiting for the invited customer's first payable order; then granted, or refused with a reason."""
+    """Waiting for the invited customer's first payable order; then granted, or held for staff or refused, by reason."""
 
     WAITING = "waiting"
+    HELD = "held"
     GRANTED = "granted"
     REFUSED = "refused"
     CLAWED_BACK = "clawed_back"
+
+
+class ReferralReason(StrEnum):
+    """Why a bonus is held or refused. The same address alone may be a family: only that one is held."""
+
+    REFERRER_NOT_ACTIVE = "referrer_not_active"
+    INVITED_NOT_ACTIVE = "invited_not_active"
+    SAME_PAYOUT_METHOD = "same_payout_method"
+    SAME_DEVICE = "same_device"
+    LIMIT_REACHED = "limit_reached"
+    SAME_ADDRESS = "same_address"
+    BY_STAFF = "by_staff"
 
 
 class ReferralProgram(Base):
@@ -30,7 +43,8 @@ class ReferralProgram(Base):
             name="bonuses",
         ),
         CheckConstraint("minimum_sale_minor >= 0 AND max_granted > 0", name="limits"),
-        CheckConstraint("valid_to > valid_from", name="period"),
+        # Equal: ended before it began.
+        CheckConstraint("valid_to >= valid_from", name="period"),
         Index(None, "valid_from"),
     )
 
@@ -53,7 +67,9 @@ class Referral(Base):
     __tablename__ = "referrals"
     __table_args__ = (
         one_of("status", ReferralStatus),
+        one_of("reason", ReferralReason),
         currency_check(),
+        CheckConstraint("(status IN ('held', 'refused')) = (reason IS NOT NULL)", name="has_reason"),
         CheckConstraint("referrer_id <> invited_id", name="not_self"),
         CheckConstraint("(status IN ('granted', 'clawed_back')) <= (order_id IS NOT NULL)", name="order"),
         Index(None, "referrer_id", "id"),
@@ -68,11 +84,28 @@ class Referral(Base):
     currency: Mapped[str]
     referrer_bonus_minor: Mapped[int] = minor()
     invited_bonus_minor: Mapped[int] = minor()
-    # The order that earned it.
+    # The order that earns it now, or did until it was taken back.
     order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
-    # Why it was refused: `same_device`, `same_address`, `same_payout_method`, `limit_reached`, ...
-    reason: Mapped[str | None]
+    # Why it is held or refused.
+    reason: Mapped[ReferralReason | None] = mapped_column(TextEnum(ReferralReason))
+    # Who of staff decided, and why. A bonus that they allow is not asked for likenesses any more.
+    decided_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("staff_keys.id"))
+    note: Mapped[str | None]
     # Counts grants and clawbacks; names the ledger transfer of each.
     revision: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()
+
+
+class ReferralCheck(Base):
+    """A word that a referral must be looked at, since an order changed; only ever inserted, and deleted by who looks.
+
+    A row of its own, as whoever changes an order holds wallets, and must wait for nobody who holds a referral.
+    """
+
+    __tablename__ = "referral_checks"
+    __table_args__ = (Index(None, "referral_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    referral_id: Mapped[UUID] = mapped_column(ForeignKey("referrals.id"))
+    created_at: Mapped[datetime] = created_at()

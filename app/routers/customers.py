@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, status
 
-from app.dependencies import CurrentCustomer, LimitByAddress, PasswordsDep, SessionDep
+from app.dependencies import CurrentCustomer, LimitByAddress, OriginDep, PasswordsDep, SessionDep, SettingsDep
 from app.openapi import problems
 from app.schemas.customers import CustomerProfile, CustomerRegistration, ProfileChange
 from app.services import customers
@@ -20,9 +20,12 @@ router = APIRouter(prefix="/v1", tags=["customers"])
     responses=problems(409, 413, 429),
     dependencies=[Depends(LimitByAddress(REGISTER))],
 )
-async def register(session: SessionDep, passwords: PasswordsDep, body: CustomerRegistration) -> CustomerProfile:
+async def register(
+    session: SessionDep, settings: SettingsDep, passwords: PasswordsDep, origin: OriginDep, body: CustomerRegistration
+) -> CustomerProfile:
     """Make an account. Sign in with `POST /v1/auth/token` afterwards."""
-    return CustomerProfile.model_validate(await customers.register(session, passwords, registration=body))
+    customer = await customers.register(session, settings, passwords, registration=body, origin=origin)
+    return CustomerProfile.model_validate(customer)
 
 
 @router.get("/me", summary="Who am I?", responses=problems(401))

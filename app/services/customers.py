@@ -13,11 +13,13 @@ from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import Settings
 from app.errors import ConflictError, FieldError, InvalidRequestError
 from app.models import Customer, CustomerStatus, RefreshToken
 from app.schemas.customers import CustomerRegistration, ProfileChange
 from app.services.passwords import Passwords
 from app.services.payouts import closing
+from app.services.referrals import Origin, hints, invite
 from app.services.sign_in import end_families
 
 # Crockford's base 32: no I, L, O or U, so that a code survives being read aloud. 8 characters: 10^12 codes.
@@ -62,8 +64,15 @@ class AccountFrozenError(ConflictError):
         super().__init__("The account is frozen; it can be closed once the review is over.")
 
 
-async def register(session: AsyncSession, passwords: Passwords, *, registration: CustomerRegistration) -> Customer:
-    """Make an active customer with a referral code of its own.
+async def register(
+    session: AsyncSession,
+    settings: Settings,
+    passwords: Passwords,
+    *,
+    registration: CustomerRegistration,
+    origin: Origin,
+) -> Customer:
+    """Make an active customer with a referral code of its own, invited by whoever's code the registration names.
 
     Raises EmailTakenError, UnknownReferralCodeError, PasswordQueueFullError.
     """
@@ -80,11 +89,14 @@ async def register(session: AsyncSession, passwords: Passwords, *, registration:
                 display_name=registration.display_name,
                 referral_code=new_referral_code(),
                 referred_by_id=referrer_id,
+                address_hint=hints.address_hint(settings, origin),
+                device_hint=hints.device_hint(settings, origin),
             )
             .on_conflict_do_nothing()
             .returning(Customer)
         )
         if customer is not None:
+            await invite(session, invited=customer)
             return customer
         if await session.scalar(select(Customer.by_email(registration.email).exists())):
             raise EmailTakenError

@@ -2,10 +2,12 @@
 
 from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
+from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.housekeeping import forget_expired
 from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import release_payable
+from app.workers.referrals import settle_referrals
 from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
 from app.workers.sync import clear_abandoned_staging, merchant_sync, queue_due_syncs, sweep_syncs
@@ -29,11 +31,15 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                 functions=(
                     job(drain_webhooks, timeout_seconds=300),
                     job(release_payable, timeout_seconds=300),
+                    job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
                 ),
                 schedule=(
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
                     Scheduled("release_payable", 60, release_payable),
+                    Scheduled("settle_referrals", settings.sweep_interval_seconds, settle_referrals),
+                    Scheduled("recover_debts", 60, recover_debts),
+                    Scheduled("write_off_due", _HOUR, write_off_due),
                     Scheduled("sweep_notifications", settings.sweep_interval_seconds, deliver_notifications),
                     Scheduled("watch", 600, watch),
                     Scheduled("verify_ledger", 60, verify_ledger),

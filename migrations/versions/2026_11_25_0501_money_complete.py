@@ -147,7 +147,7 @@ def upgrade() -> None:
             "referrer_bonus_minor >= 0 AND invited_bonus_minor >= 0 AND referrer_bonus_minor + invited_bonus_minor > 0",
             name=op.f("ck_referral_programs_bonuses"),
         ),
-        sa.CheckConstraint("valid_to > valid_from", name=op.f("ck_referral_programs_period")),
+        sa.CheckConstraint("valid_to >= valid_from", name=op.f("ck_referral_programs_period")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_referral_programs")),
     )
     op.create_index(op.f("ix_referral_programs_valid_from"), "referral_programs", ["valid_from"], unique=False)
@@ -419,17 +419,29 @@ def upgrade() -> None:
         sa.Column("invited_bonus_minor", sa.BigInteger(), nullable=False),
         sa.Column("order_id", sa.Uuid(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("decided_by_id", sa.Uuid(), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint(
+            "(status IN ('held', 'refused')) = (reason IS NOT NULL)", name=op.f("ck_referrals_has_reason")
+        ),
         sa.CheckConstraint(
             "(status IN ('granted', 'clawed_back')) <= (order_id IS NOT NULL)", name=op.f("ck_referrals_order")
         ),
         sa.CheckConstraint("currency ~ '^[A-Z]{3}$'", name=op.f("ck_referrals_currency")),
         sa.CheckConstraint(
-            "status IN ('waiting', 'granted', 'refused', 'clawed_back')", name=op.f("ck_referrals_status")
+            "reason IN ('referrer_not_active', 'invited_not_active', 'same_payout_method', 'same_device', 'limit_reached', 'same_address', 'by_staff')",
+            name=op.f("ck_referrals_reason"),
+        ),
+        sa.CheckConstraint(
+            "status IN ('waiting', 'held', 'granted', 'refused', 'clawed_back')", name=op.f("ck_referrals_status")
         ),
         sa.CheckConstraint("referrer_id <> invited_id", name=op.f("ck_referrals_not_self")),
+        sa.ForeignKeyConstraint(
+            ["decided_by_id"], ["staff_keys.id"], name=op.f("fk_referrals_decided_by_id_staff_keys")
+        ),
         sa.ForeignKeyConstraint(["invited_id"], ["customers.id"], name=op.f("fk_referrals_invited_id_customers")),
         sa.ForeignKeyConstraint(["order_id"], ["orders.id"], name=op.f("fk_referrals_order_id_orders")),
         sa.ForeignKeyConstraint(
@@ -443,6 +455,17 @@ def upgrade() -> None:
         "ix_referrals_order_id", "referrals", ["order_id"], unique=False, postgresql_where="order_id IS NOT NULL"
     )
     op.create_index(op.f("ix_referrals_referrer_id_id"), "referrals", ["referrer_id", "id"], unique=False)
+    op.create_table(
+        "referral_checks",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("referral_id", sa.Uuid(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["referral_id"], ["referrals.id"], name=op.f("fk_referral_checks_referral_id_referrals")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_referral_checks")),
+    )
+    op.create_index(op.f("ix_referral_checks_referral_id"), "referral_checks", ["referral_id"], unique=False)
     op.create_table(
         "settlement_lines",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -837,6 +860,8 @@ def downgrade() -> None:
         postgresql_where="status <> 'matched' AND resolution IS NULL",
     )
     op.drop_table("settlement_lines")
+    op.drop_index(op.f("ix_referral_checks_referral_id"), table_name="referral_checks")
+    op.drop_table("referral_checks")
     op.drop_index(op.f("ix_referrals_referrer_id_id"), table_name="referrals")
     op.drop_index("ix_referrals_order_id", table_name="referrals", postgresql_where="order_id IS NOT NULL")
     op.drop_table("referrals")

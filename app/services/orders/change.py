@@ -164,7 +164,7 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
     if moved_minor := _available(after) - _available(before):
         merchant = await session.get_one(Merchant, order.merchant_id)
         await clawbacks.follow_order(session, order, merchant=merchant, available_change_minor=moved_minor)
-    if was_payable != (order.status is OrderStatus.PAYABLE):
+    if was_payable or order.status is OrderStatus.PAYABLE:
         await referrals.follow_order(session, order)
     return True
 
