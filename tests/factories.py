@@ -16,10 +16,12 @@ from app.models import (
     Offer,
     Order,
     OrderStatus,
+    Payout,
     PayoutMethod,
     PayoutMethodKind,
     PayoutProvider,
     PayoutRule,
+    PayoutStatus,
     Rate,
     RateKind,
     Source,
@@ -29,6 +31,7 @@ from app.models import (
 from app.services import staff
 from app.services.orders.change import Target, change
 from app.services.orders.report import start_order
+from app.services.payouts import life
 from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, seal_account
 from app.services.tokens import issue_access_token
 
@@ -189,6 +192,23 @@ async def make_payout_method(
         "usable_from": datetime.now(UTC) - timedelta(hours=1),
     }
     return await _add(session, PayoutMethod(**{**values, **changes}))
+
+
+async def pay_out(session: AsyncSession, settings: Settings, customer: Customer, amount: int, currency: str) -> Payout:
+    """A payout that was asked for, approved, sent and paid, posted to the ledger."""
+    payout = Payout(
+        customer_id=customer.id,
+        method_id=(await make_payout_method(session, settings, customer)).id,
+        currency=currency,
+        amount_minor=amount,
+        fee_minor=0,
+        status=PayoutStatus.REQUESTED,
+        provider=PayoutProvider.BATCH,
+    )
+    await life.start(session, payout)
+    for status in (PayoutStatus.APPROVED, PayoutStatus.SENT, PayoutStatus.PAID):
+        await life.advance(session, payout, status)
+    return payout
 
 
 async def staff_headers(session: AsyncSession, role: StaffRole = StaffRole.ADMIN) -> dict[str, str]:

@@ -9,5 +9,5 @@ from tests.referrals.world import World, make_world
 
 
 @pytest.fixture
-async def world(session: AsyncSession, settings: Settings, client: httpx.AsyncClient) -> World:  # noqa: ARG001 - its transaction
+async def world(session: AsyncSession, settings: Settings, client: httpx.AsyncClient) -> World:
     return await make_world(settings, client)

@@ -13,18 +13,17 @@ from app.models import (
     ClawbackStatus,
     Customer,
     CustomerStatus,
-    Merchant,
     OrderStatus,
+    PayoutMethodKind,
     ReferralCheck,
     ReferralReason,
     ReferralStatus,
 )
-from app.services import ledger
 from app.services.payouts.accounts import PayoutAccount
 from app.services.referrals import settle as settling
+from app.workers.orders import release_payable
 from app.workers.referrals import settle_referrals
-from tests.factories import make_customer, make_payout_method
-from tests.payouts.world import fund
+from tests.factories import make_customer, make_payout_method, pay_out
 from tests.referrals.world import INVITED_BONUS, REFERRER_BONUS, World, make_invited
 
 CASHBACK = 5_000
@@ -77,14 +76,10 @@ async def test_an_order_that_does_not_count_is_passed_over_and_a_later_one_earns
 
 
 async def test_an_order_in_another_currency_does_not_count(world: World) -> None:
-    async with transaction() as session:
-        merchant = await session.merge(world.merchant)
-        merchant.currency = "EUR"
+    await world.change_merchant(currency="EUR")
     await world.buy()
     assert (await world.referral()).status is ReferralStatus.WAITING
-    async with transaction() as session:
-        merchant = await session.get_one(Merchant, world.merchant.id)
-        merchant.currency = "PKR"
+    await world.change_merchant(currency="PKR")
     await world.buy()
     assert (await world.referral()).status is ReferralStatus.GRANTED
 
@@ -111,12 +106,11 @@ async def test_it_goes_with_its_order_and_comes_back_with_it(world: World) -> No
 async def test_what_was_spent_of_a_bonus_leaves_the_balance_below_zero(world: World) -> None:
     order = await world.buy()
     async with transaction() as session:
-        # Two orders of the customer's own are taken back; their cashback went out by a payout before, as it were.
-        await session.merge(world.referrer)
+        await pay_out(session, world.settings, world.referrer, REFERRER_BONUS, "PKR")
     await world.move(order, OrderStatus.REVERSED)
-    assert await world.available(world.referrer) == 0
+    assert await world.available(world.referrer) == -REFERRER_BONUS
     again = await world.buy()
-    assert await world.available(world.referrer) == REFERRER_BONUS
+    assert await world.available(world.referrer) == 0
     assert (await world.referral()).order_id == again.id
 
 
@@ -262,21 +256,10 @@ async def test_it_is_given_back_also_to_an_account_that_is_closed_by_then(world:
 
 
 async def test_a_debt_is_taken_of_the_bonus(world: World) -> None:
-    async with transaction() as session:
-        (await session.merge(world.merchant)).clawback_policy = ClawbackPolicy.OFFSET
+    await world.change_merchant(clawback_policy=ClawbackPolicy.OFFSET)
     lost = await world.buy(world.referrer)
     async with transaction() as session:
-        # Paid out, as it were: nothing of it is left when the order is taken back.
-        await ledger.post(
-            session,
-            cause_type=ledger_cause(),
-            cause_id=lost.id,
-            purpose="spent",
-            lines=[
-                ledger.debit(Account.CUSTOMER_AVAILABLE, CASHBACK, "PKR", customer_id=world.referrer.id),
-                ledger.credit(Account.CASH, CASHBACK, "PKR"),
-            ],
-        )
+        await pay_out(session, world.settings, world.referrer, CASHBACK, "PKR")
     await world.move(lost, OrderStatus.REVERSED)
     await world.buy()
     assert await world.available(world.referrer) == REFERRER_BONUS - CASHBACK
@@ -294,15 +277,10 @@ async def test_settling_again_changes_nothing(world: World) -> None:
 
 
 async def test_a_change_is_noted_once_it_is_committed_and_looked_at_later(world: World) -> None:
+    order = await world.buy(status=OrderStatus.APPROVED)
     async with transaction() as session:
-        order = await world.buy(status=OrderStatus.APPROVED)
-    async with transaction() as session:
-        from app.services.orders.hold import release_payable  # noqa: PLC0415 - only here
-
-        order = await session.merge(order)
-        order.payable_at = world.program.valid_from
-        await session.flush()
-        assert await release_payable(session) == 1
+        (await session.merge(order)).payable_at = world.program.valid_from
+    assert await release_payable() == 1
     assert (await world.referral()).status is ReferralStatus.WAITING
     assert await settle_referrals() == 1
     assert (await world.referral()).status is ReferralStatus.GRANTED
@@ -333,7 +311,11 @@ async def test_one_that_fails_delays_no_other_and_is_tried_again(world: World, m
 
 async def share_payout_method(world: World, *customers: Customer, **changes: Any) -> None:
     account = PayoutAccount(
-        kind=PAYOUT_KIND, holder="Ayesha Khan", country="PK", bank_code="HABB", account_number="00000000000001"
+        PayoutMethodKind.LOCAL_ACCOUNT,
+        holder="Ayesha Khan",
+        country="PK",
+        bank_code="HABB",
+        account_number="00000000000001",
     )
     async with transaction() as session:
         for customer in customers:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
@@ -83,7 +84,7 @@ class World:
         await settle_referrals()
         return order
 
-    async def move(self, order: Order, status: OrderStatus, **amounts: int) -> None:
+    async def move(self, order: Order, status: OrderStatus, **amounts: Any) -> None:
         """Bring an order to another state, perhaps with other amounts."""
         async with transaction() as session:
             found = await session.get_one(Order, order.id, with_for_update=True)
@@ -104,7 +105,7 @@ class World:
 
     async def transfers(self) -> list[tuple[str, dict[tuple[Account, Customer | None], int]]]:
         """(purpose, postings by account and customer) of the referral's transfers, in their order."""
-        people = {customer.id: customer for customer in (self.referrer, self.invited)}
+        people: dict[UUID | None, Customer] = {one.id: one for one in (self.referrer, self.invited)}
         async with transaction() as session:
             rows = await session.execute(
                 select(Transfer, Posting)
@@ -121,9 +122,12 @@ class World:
     async def change_customer(self, customer: Customer, **changes: Any) -> None:
         """Change a customer behind the API's back."""
         async with transaction() as session:
-            found = await session.get_one(Customer, customer.id)
-            for name, value in changes.items():
-                setattr(found, name, value)
+            await session.execute(update(Customer).where(Customer.id == customer.id).values(changes))
+
+    async def change_merchant(self, **changes: Any) -> None:
+        """Change the shop behind the API's back."""
+        async with transaction() as session:
+            await session.execute(update(Merchant).where(Merchant.id == self.merchant.id).values(changes))
 
 
 async def make_world(settings: Settings, client: httpx.AsyncClient, **program: Any) -> World:
