@@ -1,4 +1,5 @@
-"""A small demo for development: categories, merchants with rates and offers, a customer, a staff key, sources, payouts.
+"""A small demo for development: a catalogue with rates and offers, a customer, a staff key, sources, and the rules of
+payouts and referrals.
 
 Loading twice changes nothing. The credentials are derived from SECRET_KEY, so they differ between installations and
 stay the same across restarts; outside development it refuses to load.
@@ -25,6 +26,7 @@ from app.models import (
     PayoutRule,
     Rate,
     RateKind,
+    ReferralProgram,
     Source,
     SourceKind,
     StaffKey,
@@ -182,7 +184,15 @@ async def _create(session: AsyncSession, settings: Settings, credentials: dict[s
         subid_parameter="clickref",
     )
     categories = {slug: Category(slug=slug, name=name) for slug, name in _CATEGORIES.items()}
-    session.add_all([direct, awin, *categories.values()])
+    program = ReferralProgram(
+        currency="PKR",
+        referrer_bonus_minor=50_000,
+        invited_bonus_minor=25_000,
+        minimum_sale_minor=100_000,
+        max_granted=50,
+        valid_from=_VALID_FROM,
+    )
+    session.add_all([direct, awin, program, *categories.values()])
     await session.flush()
     merchants = [
         await _create_merchant(

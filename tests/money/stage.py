@@ -21,9 +21,11 @@ from app.models import Customer, Merchant, Order, Source, StaffRole
 from app.services.ledger.verify import Violation, violations
 from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.orders import release_payable
+from app.workers.referrals import settle_referrals
 from app.workers.webhooks import webhook_drain
 from tests.conftest import administer, drop_database, in_process, make_settings
 from tests.factories import customer_headers, make_customer, make_merchant, staff_headers
+from tests.referrals.world import make_invited, make_program
 from tests.servers import database_url, redis_url
 from tests.webhooks.sender import make_signed_source, order_payload, post_signed
 
@@ -102,7 +104,9 @@ class Play:
                 await make_merchant(session, source_id=self.source.id, network_merchant_ref=None, **values)
                 for values in MERCHANTS
             ]
-            self.customers = [await make_customer(session) for _ in range(2)]
+            await make_program(session, minimum_sale_minor=10_000, referrer_bonus_minor=77, invited_bonus_minor=33)
+            referrer = await make_customer(session)
+            self.customers = [referrer, await make_invited(session, referrer)]
             self.staff = await staff_headers(session, StaffRole.ADMIN)
 
     def end(self) -> None:
@@ -155,6 +159,7 @@ class Play:
         async def jobs() -> None:
             await webhook_drain(self.stage.settings)()
             await release_payable()
+            await settle_referrals()
             await recover_debts()
             await write_off_due()
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from app.db import transaction
 from app.models import (
     Account,
+    CauseType,
     Clawback,
     ClawbackPolicy,
     ClawbackStatus,
@@ -19,6 +20,8 @@ from app.models import (
     ReferralReason,
     ReferralStatus,
 )
+from app.services import ledger
+from app.services.ledger.verify import violations
 from app.services.payouts.accounts import PayoutAccount
 from app.services.referrals import settle as settling
 from app.workers.orders import release_payable
@@ -265,6 +268,24 @@ async def test_a_debt_is_taken_of_the_bonus(world: World) -> None:
     assert await world.available(world.referrer) == REFERRER_BONUS - CASHBACK
     async with transaction() as session:
         assert (await session.scalars(select(Clawback.status))).all() == [ClawbackStatus.RECOVERED]
+
+
+async def test_verify_names_a_bonus_that_went_to_one_side_only(world: World) -> None:
+    await world.buy()
+    referral = await world.referral()
+    async with transaction() as session:
+        swap = [
+            ledger.debit(Account.CUSTOMER_AVAILABLE, 1, "PKR", customer_id=world.referrer.id),
+            ledger.credit(Account.CUSTOMER_AVAILABLE, 1, "PKR", customer_id=world.invited.id),
+        ]
+        async with session.begin_nested() as seeded:
+            await ledger.post(session, cause_type=CauseType.REFERRAL, cause_id=referral.id, purpose="seed", lines=swap)
+            found = await violations(session)
+            await seeded.rollback()
+    assert {(violation.invariant, violation.id) for violation in found} == {
+        ("referrals_equal_postings", str(referral.id))
+    }
+    assert len(found) == 2
 
 
 async def test_settling_again_changes_nothing(world: World) -> None:

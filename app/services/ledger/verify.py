@@ -275,20 +275,28 @@ INVARIANTS = (
     ),
     Invariant(
         "referrals_equal_postings",
-        "Each referral's postings equal both bonuses while it is granted, and nothing otherwise.",
+        "Each referral's postings equal its bonus of each side while it is granted, and nothing otherwise.",
         REFERRALS,
         """
-        WITH expected AS (
-            SELECT id, referrer_bonus_minor + invited_bonus_minor AS promotions
-            FROM referrals WHERE status = 'granted' AND within(id)
+        WITH position AS (
+            SELECT id, line.owner, line.amount
+            FROM referrals CROSS JOIN LATERAL (VALUES
+                ('promotions', referrer_bonus_minor::numeric + invited_bonus_minor),
+                (referrer_id::text, -referrer_bonus_minor::numeric),
+                (invited_id::text, -invited_bonus_minor::numeric)
+            ) line(owner, amount)
+            WHERE status = 'granted' AND within(id)
         ), posted AS (
-            SELECT t.cause_id AS id, sum(p.amount_minor) AS promotions
-            FROM transfers t JOIN postings p ON p.transfer_id = t.id AND p.account = 'promotions'
-            WHERE t.cause_type = 'referral' AND within(t.cause_id) GROUP BY t.cause_id
+            SELECT t.cause_id AS id, coalesce(p.customer_id::text, p.account) AS owner, sum(p.amount_minor) AS amount
+            FROM transfers t JOIN postings p ON p.transfer_id = t.id
+            WHERE t.cause_type = 'referral' AND within(t.cause_id)
+            GROUP BY t.cause_id, coalesce(p.customer_id::text, p.account)
         )
-        SELECT coalesce(e.id, p.id)::text, format('expected %s, posted %s', e.promotions, p.promotions)
-        FROM expected e FULL JOIN posted p ON p.id = e.id
-        WHERE coalesce(e.promotions, 0) <> coalesce(p.promotions, 0)
+        SELECT coalesce(e.id, p.id)::text,
+               format('%s: expected %s, posted %s', coalesce(e.owner, p.owner), coalesce(e.amount, 0),
+                      coalesce(p.amount, 0))
+        FROM position e FULL JOIN posted p ON p.id = e.id AND p.owner = e.owner
+        WHERE coalesce(e.amount, 0) <> coalesce(p.amount, 0)
         """,
     ),
     Invariant(
