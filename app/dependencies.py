@@ -19,9 +19,9 @@ from app.middleware import ANSWER_HEADERS
 from app.models import Customer, CustomerStatus, StaffKey, StaffRole
 from app.services import staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
+from app.services.origin import Origin
 from app.services.passwords import Passwords
 from app.services.rate_limits import Charge, Policy, RateLimiter, address_caller
-from app.services.referrals import Origin
 from app.services.tokens import InvalidAccessTokenError, verify_access_token
 
 

@@ -17,9 +17,10 @@ from app.config import Settings
 from app.errors import ConflictError, FieldError, InvalidRequestError
 from app.models import Customer, CustomerStatus, RefreshToken
 from app.schemas.customers import CustomerRegistration, ProfileChange
+from app.services.origin import Origin
 from app.services.passwords import Passwords
 from app.services.payouts import closing
-from app.services.referrals import Origin, hints, invite
+from app.services.referrals import hints, invite
 from app.services.sign_in import end_families
 
 # Crockford's base 32: no I, L, O or U, so that a code survives being read aloud. 8 characters: 10^12 codes.

@@ -7,7 +7,6 @@ in, moving money) is counted in this process instead, and everything else is let
 
 import asyncio
 import hashlib
-import ipaddress
 import logging
 import math
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 
 from app import metrics
 from app.errors import AppError
+from app.services.origin import subscriber
 
 logger = logging.getLogger(__name__)
 
@@ -198,15 +198,7 @@ class RateLimiter:
 
 def address_caller(address: str | None) -> str:
     """Return what names a caller by its address; of IPv6 the /64, of which one subscriber has all addresses."""
-    try:
-        ip = ipaddress.ip_address(address or "")
-    except ValueError:
-        return "address:unknown"
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return f"address:{ip.ipv4_mapped}"
-        return f"address:{ipaddress.IPv6Network((ip, 64), strict=False).network_address}/64"
-    return f"address:{ip}"
+    return f"address:{subscriber(address) or 'unknown'}"
 
 
 # Addresses are shared: behind one of a mobile carrier's are thousands of customers. So limits by address are wide, and

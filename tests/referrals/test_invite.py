@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.models import Customer, Referral, ReferralProgram, ReferralStatus
-from app.services.referrals.hints import Origin, address_hint, device_hint
+from app.services.origin import Origin
+from app.services.referrals.hints import address_hint, device_hint
 from tests.factories import make_customer
 from tests.referrals.world import client_at, make_program
 
@@ -76,7 +77,7 @@ async def test_address_and_device_are_kept_as_keyed_hashes_only(
     client: httpx.AsyncClient, session: AsyncSession, settings: Settings
 ) -> None:
     await make_customer(session, referral_code=CODE)
-    async with client_at(settings, "203.0.113.7") as phone:
+    async with client_at(client, "203.0.113.7") as phone:
         # Whom nobody trusts as a proxy cannot choose an address.
         headers = {"X-Device-ID": "phone-1", "X-Forwarded-For": "198.51.100.1"}
         assert (await register(phone, headers=headers)).status_code == 201

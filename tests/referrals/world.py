@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import transaction
-from app.main import create_app
 from app.models import (
     Account,
     CauseType,
@@ -57,9 +56,10 @@ async def make_invited(session: AsyncSession, referrer: Customer, **changes: Any
     return invited
 
 
-def client_at(settings: Settings, address: str) -> httpx.AsyncClient:
-    """HTTP to the application from an address, without the doorbell."""
-    transport = httpx.ASGITransport(create_app(settings), client=(address, 50_000))
+def client_at(client: httpx.AsyncClient, address: str) -> httpx.AsyncClient:
+    """HTTP to a client's application, from another address."""
+    application = client._transport.app  # type: ignore[attr-defined]  # httpx's ASGITransport
+    transport = httpx.ASGITransport(application, client=(address, 50_000))
     return httpx.AsyncClient(transport=transport, base_url="http://cashback.test")
 
 

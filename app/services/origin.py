@@ -1,0 +1,26 @@
+"""Where a request came from, as far as rate limits and hints of referrals need it."""
+
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
+
+# What one subscriber is given of IPv6 at least (RFC 6177).
+_SUBSCRIBER_PREFIX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The caller's address as text, and what its client calls its device; each where known."""
+
+    address: str | None = None
+    device: str | None = None
+
+
+def subscriber(address: str | None) -> str | None:
+    """Return what tells subscribers apart: an IPv4 address, or the /64 of an IPv6 one; None for what is no address."""
+    try:
+        ip = ip_address(address or "")
+    except ValueError:
+        return None
+    if not isinstance(ip, IPv6Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or IPv6Network((int(ip), _SUBSCRIBER_PREFIX), strict=False))
