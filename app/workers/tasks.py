@@ -4,17 +4,21 @@ ARQ's retries are not used. What a failed job leaves undone is a row in PostgreS
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from arq.worker import Function, func
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
+from app.db import is_unavailable, transaction
 from app.ids import new_id
 from app.logs import bound_request_id
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 def job(run: Callable[..., Awaitable[object]], *, timeout_seconds: int) -> Function:
@@ -41,3 +45,16 @@ async def observed(name: str, run: Callable[[], Awaitable[object]]) -> None:
             logger.exception("job failed; its rows stay for the sweep", extra={"task": name})
         finally:
             metrics.JOB_DURATION.labels(name, outcome).observe(perf_counter() - started)
+
+
+async def one_by_one(task: str, items: Iterable[Item], work: Callable[[AsyncSession, Item], Awaitable[object]]) -> None:
+    """Work on each item in a transaction of its own. One that fails is logged, stays undone, and delays no other."""
+    for item in items:
+        try:
+            async with transaction() as session:
+                await work(session, item)
+        except Exception as error:
+            if is_unavailable(error):
+                logger.warning("item postponed", extra={"task": task, "item": str(item), "error": type(error).__name__})
+                continue
+            logger.exception("item failed; the next run tries it again", extra={"task": task, "item": str(item)})

@@ -257,7 +257,7 @@ INVARIANTS = (
         """
         WITH expected AS (
             SELECT id, CASE WHEN policy = 'offset' THEN shortfall_minor - recovered_minor ELSE 0 END AS debt,
-                   CASE WHEN status = 'reinstated' THEN 0 ELSE written_off_minor END AS written_off
+                   written_off_minor AS written_off
             FROM clawbacks WHERE within(id)
         ), posted AS (
             SELECT t.cause_id AS id,
