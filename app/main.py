@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=settings.max_body_bytes,
-        max_bytes_below={"/v1/webhooks/": settings.max_webhook_body_bytes},
+        max_bytes_below=dict.fromkeys(("/v1/webhooks/", "/v1/payout-callbacks"), settings.max_webhook_body_bytes),
     )
     app.add_middleware(RequestContextMiddleware, on_error=handle_exception)
     # Added last, so outermost: also a refused or failed request carries CORS headers.

@@ -43,6 +43,10 @@ RATE_LIMITED = Counter("rate_limited_total", "Requests refused because of a rate
 NOTIFICATIONS = Counter(
     "notification_attempts_total", "Tries to deliver a notification, by what the delivery became.", ("status",)
 )
+PAYOUT_ANSWERS = Counter(
+    "payout_provider_answers_total", "Exchanges with the HTTP payout provider, by what is known after.", ("outcome",)
+)
+PAYOUT_CALLBACKS = Counter("payout_callbacks_total", "Callbacks of the HTTP payout provider, by outcome.", ("outcome",))
 
 
 def exposition() -> bytes:

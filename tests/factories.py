@@ -31,7 +31,7 @@ from app.models import (
 from app.services import staff
 from app.services.orders.change import Target, change
 from app.services.orders.report import start_order
-from app.services.payouts import life
+from app.services.payouts import decide, life
 from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, seal_account
 from app.services.tokens import issue_access_token
 
@@ -208,6 +208,38 @@ async def pay_out(session: AsyncSession, settings: Settings, customer: Customer,
     await life.start(session, payout)
     for status in (PayoutStatus.APPROVED, PayoutStatus.SENT, PayoutStatus.PAID):
         await life.advance(session, payout, status)
+    return payout
+
+
+async def make_payout(
+    session: AsyncSession,
+    settings: Settings,
+    *,
+    customer: Customer | None = None,
+    account: PayoutAccount | None = None,
+    amount: int = 60_000,
+    **changes: Any,
+) -> Payout:
+    """An approved payout in PKR by a batch, of a customer of its own who had the money, in the ledger."""
+    customer = customer or await make_customer(session)
+    currency = changes.get("currency", "PKR")
+    merchant = await make_merchant(session, currency=currency)
+    click = await make_click(session, customer, merchant)
+    await make_order(
+        session, click, status=OrderStatus.PAYABLE, sale=amount, commission=amount, cashback=amount, currency=currency
+    )
+    values = {
+        "customer_id": customer.id,
+        "method_id": (await make_payout_method(session, settings, customer, account)).id,
+        "currency": currency,
+        "amount_minor": amount,
+        "fee_minor": 0,
+        "status": PayoutStatus.REQUESTED,
+        "provider": PayoutProvider.BATCH,
+    }
+    payout = Payout(**{**values, **changes})
+    await life.start(session, payout)
+    await decide.approve(session, payout, staff_key_id=None)
     return payout
 
 

@@ -152,6 +152,11 @@ class Payout(Base):
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()
 
+    @property
+    def receives_minor(self) -> int:
+        """What reaches the customer."""
+        return self.amount_minor - self.fee_minor
+
 
 class PayoutChange(Base):
     """One step in a payout's life."""

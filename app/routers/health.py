@@ -116,6 +116,7 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
             unsealed.set(days)
             for kind, count in (await alerts.count_open(session)).items():
                 alerts_open.labels(kind).set(count)
+            _show_payouts(registry, await monitoring.measure_payouts(session))
         up.labels("postgres").set(1)
     except (sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError):
         up.labels("postgres").set(0)
@@ -126,3 +127,21 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
         up.labels("redis").set(1)
     except (RedisError, OSError, TimeoutError):
         up.labels("redis").set(0)
+
+
+def _show_payouts(registry: CollectorRegistry, found: monitoring.PayoutDepths) -> None:
+    unfinished = Gauge(
+        "payouts_unfinished", "Payouts on their way, by provider and state.", ("provider", "status"), registry=registry
+    )
+    for (provider, status), count in found.unfinished.items():
+        unfinished.labels(provider.value, status.value).set(count)
+    for name, description, value in (
+        ("payouts_unknown", "Payouts of which the HTTP provider did not say what became.", found.unknown),
+        (
+            "payouts_unknown_oldest_seconds",
+            "Time since the oldest of the unknown payouts was handed over.",
+            found.unknown_oldest_seconds,
+        ),
+        ("payouts_contradicted", "Failed payouts that the HTTP provider calls paid.", found.contradicted),
+    ):
+        Gauge(name, description, registry=registry).set(value)

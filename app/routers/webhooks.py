@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 SourceKey = Annotated[str, Path(min_length=1, max_length=200, description="The unguessable key of the source.")]
 
-_SIGNATURE_HEADERS = [
+SIGNATURE_HEADERS = [
     {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
     for name, description in {
         "webhook-id": "Unique id of the message; a repeat has no effect. (Standard Webhooks, direct sources.)",
@@ -37,7 +37,7 @@ _BODY = {
             },
         },
     },
-    "parameters": _SIGNATURE_HEADERS,
+    "parameters": SIGNATURE_HEADERS,
 }
 
 

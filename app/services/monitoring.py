@@ -10,7 +10,17 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.errors import UnavailableError
-from app.models import LedgerCheck, SyncRun, SyncStatus, WebhookEvent, WebhookStatus
+from app.models import (
+    LedgerCheck,
+    Payout,
+    PayoutChange,
+    PayoutProvider,
+    PayoutStatus,
+    SyncRun,
+    SyncStatus,
+    WebhookEvent,
+    WebhookStatus,
+)
 from app.services.ledger.chain import count_due
 from app.services.ledger.verify_slices import CHECKS
 
@@ -104,6 +114,49 @@ async def measure_ledger(session: AsyncSession) -> tuple[list[LedgerProof], int]
     )
     proofs = [LedgerProof(row.invariant, row.violations, _seconds_between(row.since, row.now)) for row in rows]
     return proofs, await count_due(session)
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutDepths:
+    """Payouts that are not finished, and those that somebody has to look at."""
+
+    # By provider and state.
+    unfinished: dict[tuple[PayoutProvider, PayoutStatus], int]
+    # With the HTTP provider, which did not say what became of them.
+    unknown: int
+    unknown_oldest_seconds: float
+    # Failed here, but paid by the provider's word.
+    contradicted: int
+
+
+async def measure_payouts(session: AsyncSession) -> PayoutDepths:
+    """Count payouts on their way. `unknown_oldest_seconds`: since the oldest unknown one was handed over."""
+    shown = (PayoutStatus.REQUESTED, PayoutStatus.APPROVED, PayoutStatus.SENT)
+    rows = await session.execute(
+        select(Payout.provider, Payout.status, func.count())
+        .where(Payout.status.in_(shown))
+        .group_by(Payout.provider, Payout.status)
+    )
+    none = {(provider, status): 0 for provider in PayoutProvider for status in shown}
+    unfinished = none | {(provider, status): count for provider, status, count in rows}
+    unknown, since, now = (
+        await session.execute(
+            select(func.count(Payout.id), func.min(PayoutChange.at), func.now())
+            .join(PayoutChange, (PayoutChange.payout_id == Payout.id) & (PayoutChange.status == PayoutStatus.SENT))
+            .where(
+                Payout.status == PayoutStatus.SENT,
+                Payout.provider == PayoutProvider.HTTP,
+                Payout.reason.is_not(None),
+            )
+        )
+    ).one()
+    contradicted = select(func.count()).where(Payout.status == PayoutStatus.FAILED, Payout.next_attempt_at.is_not(None))
+    return PayoutDepths(
+        unfinished,
+        unknown,
+        _seconds_between(since, now) if unknown else 0.0,
+        (await session.scalars(contradicted)).one(),
+    )
 
 
 async def measure_queues(redis: Redis, queues: tuple[str, ...]) -> dict[str, int]:

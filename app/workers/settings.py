@@ -7,6 +7,7 @@ from app.workers.housekeeping import forget_expired
 from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import release_payable
+from app.workers.payouts import payout_sender
 from app.workers.referrals import settle_referrals
 from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
@@ -25,6 +26,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
         case "default":
             drain_webhooks = webhook_drain(settings)
             deliver_notifications = notification_delivery(settings)
+            send_payouts = payout_sender(settings)
             return WorkerKind(
                 name="default",
                 queue=DEFAULT_QUEUE,
@@ -33,9 +35,11 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     job(release_payable, timeout_seconds=300),
                     job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
+                    job(send_payouts, timeout_seconds=300),
                 ),
                 schedule=(
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
+                    Scheduled("send_payouts", settings.sweep_interval_seconds, send_payouts),
                     Scheduled("release_payable", 60, release_payable),
                     Scheduled("settle_referrals", settings.sweep_interval_seconds, settle_referrals),
                     Scheduled("recover_debts", 60, recover_debts),

@@ -6,6 +6,7 @@ positions, and each state is reached at most once, so that no step can be posted
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, assert_never
 from uuid import UUID
@@ -28,6 +29,15 @@ class PayoutStateError(ConflictError):
 
     def __init__(self, payout: Payout, wanted: PayoutStatus) -> None:
         super().__init__(f"Payout {payout.id} is {payout.status.value} and cannot become {wanted.value}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A payout and the state it comes to. A reason of before belongs to the state of before."""
+
+    payout: Payout
+    status: PayoutStatus
+    reason: str | None = None
 
 
 def may_become(current: PayoutStatus, wanted: PayoutStatus) -> bool:
@@ -93,42 +103,36 @@ async def advance(
     staff_key_id: UUID | None = None,
 ) -> None:
     """Bring a payout, locked by the caller, to its next state. Raises PayoutStateError."""
-    await advance_all(session, [payout], status, reason=reason, staff_key_id=staff_key_id)
+    await advance_all(session, [Step(payout, status, reason)], staff_key_id=staff_key_id)
 
 
-async def advance_all(
-    session: AsyncSession,
-    payouts: Sequence[Payout],
-    status: PayoutStatus,
-    *,
-    reason: str | None = None,
-    staff_key_id: UUID | None = None,
-) -> None:
-    """Bring payouts, all locked by the caller, to one next state in as few statements as one of them.
+async def advance_all(session: AsyncSession, steps: Sequence[Step], *, staff_key_id: UUID | None = None) -> None:
+    """Bring payouts, all locked by the caller, to their next states in as few statements as one of them.
 
     Raises PayoutStateError for the first that cannot come there.
     """
     entries: list[Entry] = []
     paid: dict[tuple[UUID, str], int] = defaultdict(int)
-    for payout in payouts:
-        if not may_become(payout.status, status):
-            raise PayoutStateError(payout, status)
-        before, was = position(payout), payout.status
-        payout.status = status
-        if reason is not None:
-            payout.reason = reason
-        session.add(PayoutChange(payout_id=payout.id, status=status, reason=reason, staff_key_id=staff_key_id))
+    for step in steps:
+        payout, was = step.payout, step.payout.status
+        if not may_become(was, step.status):
+            raise PayoutStateError(payout, step.status)
+        before = position(payout)
+        payout.status, payout.reason = step.status, step.reason
+        session.add(
+            PayoutChange(payout_id=payout.id, status=step.status, reason=step.reason, staff_key_id=staff_key_id)
+        )
         lines = [*(line.reversed() for line in before), *position(payout)]
-        entries.append(Entry(CauseType.PAYOUT, payout.id, status.value, lines))
-        if status is PayoutStatus.APPROVED and payout.provider is PayoutProvider.HTTP:
+        entries.append(Entry(CauseType.PAYOUT, payout.id, step.status.value, lines))
+        if step.status is PayoutStatus.APPROVED and payout.provider is PayoutProvider.HTTP:
             payout.next_attempt_at = datetime.now(UTC)
             ring_after_commit(session, "send_payouts")
-        if PayoutStatus.PAID in (was, status):
-            change_minor = payout.amount_minor if status is PayoutStatus.PAID else -payout.amount_minor
+        if PayoutStatus.PAID in (was, step.status):
+            change_minor = payout.amount_minor if step.status is PayoutStatus.PAID else -payout.amount_minor
             paid[payout.customer_id, payout.currency] += change_minor
     await session.flush()
     await ledger.post_all(session, entries, paid=paid)
-    await publish_all(session, Topic.PAYOUT, [(status.value, _told(payout)) for payout in payouts])
+    await publish_all(session, Topic.PAYOUT, [(step.status.value, _told(step.payout)) for step in steps])
 
 
 def _told(payout: Payout) -> dict[str, Any]:
