@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from app import metrics
 from app.config import Settings
@@ -20,7 +21,7 @@ _CONCURRENCY = 4
 _MOST_SILENCES = 5
 
 
-def payout_sender(settings: Settings) -> Callable[[], Awaitable[int]]:
+def payout_sender(settings: Settings) -> Callable[[], Coroutine[Any, Any, int]]:
     """Return the job `send_payouts` of one worker process."""
     sending = asyncio.Lock()
     again = False

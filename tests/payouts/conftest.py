@@ -1,10 +1,13 @@
-"""A world inside the test's transaction, and a committed one for races."""
+"""A world inside the test's transaction, a committed one for races, and one with a payout provider."""
+
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
+from tests.payouts.sending import Sending, provided
 from tests.payouts.world import World, make_world
 
 
@@ -18,3 +21,10 @@ async def world(session: AsyncSession, settings: Settings, client: httpx.AsyncCl
 async def committed_world(committed_db: Settings, committed_client: httpx.AsyncClient) -> World:
     """The same on a database of its own, where requests may race."""
     return await make_world(committed_db, committed_client)
+
+
+@pytest.fixture
+async def sending(committed_db: Settings) -> AsyncIterator[Sending]:
+    """A provider of the test's own, and a worker that talks to it."""
+    async with provided(committed_db) as sending:
+        yield sending

@@ -49,6 +49,14 @@ class Turn:
     refusal: tuple[int, str, str] | None = None
 
 
+class Moment(StrEnum):
+    """A moment in the life of a POST."""
+
+    RECEIVED = "received"
+    ACCEPTED = "accepted"
+    ANSWERED = "answered"
+
+
 @dataclass
 class Made:
     """A payout in the provider's books."""
@@ -83,6 +91,9 @@ class PayoutServer:
     becomes: str = "pending"
     # Holds each POST back, after it was written into the books, until it is set.
     gate: asyncio.Event | None = None
+    # Where the next POST stops for good: the test then kills whoever sent it.
+    stop_at: Moment | None = None
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Self:
         self._writers: set[asyncio.StreamWriter] = set()
@@ -105,7 +116,7 @@ class PayoutServer:
             update={
                 "payout_http_url": self.url,
                 "payout_http_token": SecretStr(TOKEN),
-                "payout_http_timeout_seconds": 0.3,
+                "payout_http_timeout_seconds": 1.0,
                 "payout_callback_secrets": [SecretStr(SECRET)],
                 **changes,
             }
@@ -148,6 +159,9 @@ class PayoutServer:
 
     async def _take(self, request: Request, writer: asyncio.StreamWriter) -> None:
         turn = self.posts.popleft() if self.posts else Turn()
+        stop_at, self.stop_at = self.stop_at, None
+        if stop_at is Moment.RECEIVED:
+            await self._stop()
         key, content = request.headers["idempotency-key"], orjson.loads(request.body)
         if turn.refusal is not None:
             status, code, message = turn.refusal
@@ -161,7 +175,15 @@ class PayoutServer:
             self.books[key] = Made(content, f"prov-{len(self.books) + 1}", self.becomes)
         if self.gate is not None:
             await self.gate.wait()
+        if stop_at is Moment.ACCEPTED:
+            await self._stop()
         await self._say(writer, turn.manner, key)
+        if stop_at is Moment.ANSWERED:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self.stopped.set()
+        await asyncio.Event().wait()
 
     async def _show(self, key: str, writer: asyncio.StreamWriter) -> None:
         manner = self.gets.popleft() if self.gets else Manner.WELL

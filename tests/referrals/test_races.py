@@ -28,6 +28,7 @@ from app.models import (
 )
 from app.services.orders.change import Target, change
 from app.services.payouts import life
+from app.services.payouts.life import Step
 from app.services.referrals import invite
 from app.services.referrals.settle import settle
 from app.workers.orders import release_payable
@@ -148,7 +149,8 @@ async def fail_all(payouts: list[Payout]) -> None:
     async with transaction() as session:
         ids = [payout.id for payout in payouts]
         locked = await session.scalars(select(Payout).where(Payout.id.in_(ids)).order_by(Payout.id).with_for_update())
-        await life.advance_all(session, list(locked), PayoutStatus.FAILED, reason="the account is closed")
+        steps = [Step(payout, PayoutStatus.FAILED, "the account is closed") for payout in locked]
+        await life.advance_all(session, steps)
 
 
 async def available(customer: Customer) -> int:
