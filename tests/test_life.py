@@ -91,6 +91,7 @@ def live_one_life(shopper: Shopper, api: Process, worker: Process) -> None:
         "available_minor": 10_000,
         "in_payout_minor": 0,
         "paid_minor": 0,
+        "debt_minor": 0,
     }
 
     (listed,) = shopper.http.get("/v1/me/orders").json()["items"]

@@ -3,20 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import CTE, Row, Select, Subquery, case, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.models import Account, CauseType, Order, Posting, Transfer, Wallet
+from app.models import Account, CauseType, Clawback, Merchant, Order, Posting, Transfer, Wallet
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
-_BALANCES = {
+BALANCES = {
     Account.CUSTOMER_PENDING: "pending",
     Account.CUSTOMER_AVAILABLE: "available",
     Account.CUSTOMER_IN_PAYOUT: "in_payout",
     Account.CUSTOMER_DEBT: "debt",
 }
+# What we owe grows by a credit, which is negative in the ledger; a debt to us grows by a debit.
+GROWTH = case((Posting.account == Account.CUSTOMER_DEBT, Posting.amount_minor), else_=-Posting.amount_minor)
+
+EntryRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class WalletEntry:
     balance: str
     amount_minor: int
     currency: str
+    cause_type: CauseType
     cause: str
     order_id: UUID | None
     merchant_id: int | None
@@ -42,8 +48,8 @@ class EntryPage:
     next_cursor: str | None
 
 
-async def balances(session: AsyncSession, customer_id: UUID) -> Sequence[Row[str, int, int, int, int]]:
-    """Return (currency, pending_minor, available_minor, in_payout_minor, paid_minor) for each currency, in order."""
+async def balances(session: AsyncSession, customer_id: UUID) -> Sequence[EntryRow]:
+    """Return for each currency, in order, (currency, pending, available, in_payout, paid, debt), in minor units."""
     return (
         await session.execute(
             select(
@@ -52,6 +58,7 @@ async def balances(session: AsyncSession, customer_id: UUID) -> Sequence[Row[str
                 Wallet.available_minor,
                 Wallet.in_payout_minor,
                 Wallet.paid_minor,
+                Wallet.debt_minor,
             )
             .where(Wallet.customer_id == customer_id)
             .order_by(Wallet.currency)
@@ -61,31 +68,58 @@ async def balances(session: AsyncSession, customer_id: UUID) -> Sequence[Row[str
 
 async def list_entries(session: AsyncSession, *, customer_id: UUID, limit: int, cursor: str | None) -> EntryPage:
     """List the movements of a customer's balances, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(Posting, Transfer, Order.id, Order.merchant_id)
-        .join(Transfer, Transfer.id == Posting.transfer_id)
-        .outerjoin(Order, (Order.id == Transfer.cause_id) & (Transfer.cause_type == CauseType.ORDER))
+    postings = (
+        select(
+            Posting.id,
+            Posting.transfer_id,
+            Posting.account,
+            Posting.currency,
+            Posting.created_at,
+            GROWTH.label("amount_minor"),
+        )
         .where(Posting.customer_id == customer_id)
         .order_by(Posting.id.desc())
         .limit(limit + 1)
     )
     if cursor is not None:
         (last_id,) = decode_cursor(cursor, int)
-        statement = statement.where(Posting.id < last_id)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
-    entries = [
-        WalletEntry(
-            id=posting.id,
-            balance=_BALANCES[posting.account],
-            # What we owe grows by a credit, which is negative in the ledger; a debt to us grows by a debit.
-            amount_minor=posting.amount_minor if posting.account is Account.CUSTOMER_DEBT else -posting.amount_minor,
-            currency=posting.currency,
-            cause=transfer.purpose.partition(":")[0],
-            order_id=order_id,
-            merchant_id=merchant_id,
-            payout_id=transfer.cause_id if transfer.cause_type is CauseType.PAYOUT else None,
-            created_at=posting.created_at,
+        postings = postings.where(Posting.id < last_id)
+    found = postings.subquery()
+    rows, more = cut_page((await session.execute(with_causes(found).order_by(found.c.id.desc()))).all(), limit)
+    return EntryPage([entry(row) for row in rows], encode_cursor(rows[-1].id) if more else None)
+
+
+def with_causes(postings: Subquery | CTE) -> Select[*tuple[Any, ...]]:
+    """Select postings of customers, all their columns, each with what caused it."""
+    order_id = case((Transfer.cause_type == CauseType.ORDER, Transfer.cause_id), else_=Clawback.order_id)
+    return (
+        select(
+            postings,
+            Transfer.cause_type,
+            Transfer.purpose,
+            Order.id.label("order_id"),
+            Order.merchant_id,
+            Merchant.name.label("merchant"),
+            case((Transfer.cause_type == CauseType.PAYOUT, Transfer.cause_id)).label("payout_id"),
         )
-        for posting, transfer, order_id, merchant_id in rows
-    ]
-    return EntryPage(entries, encode_cursor(entries[-1].id) if more else None)
+        .join(Transfer, Transfer.id == postings.c.transfer_id)
+        .outerjoin(Clawback, (Clawback.id == Transfer.cause_id) & (Transfer.cause_type == CauseType.CLAWBACK))
+        .outerjoin(Order, Order.id == order_id)
+        .outerjoin(Merchant, Merchant.id == Order.merchant_id)
+    )
+
+
+def entry(row: EntryRow) -> WalletEntry:
+    """Return a row of `with_causes` as a movement."""
+    return WalletEntry(
+        id=row.id,
+        balance=BALANCES[row.account],
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        cause_type=row.cause_type,
+        cause=row.purpose.partition(":")[0],
+        order_id=row.order_id,
+        merchant_id=row.merchant_id,
+        payout_id=row.payout_id,
+        created_at=row.created_at,
+    )

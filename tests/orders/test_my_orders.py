@@ -96,7 +96,14 @@ async def test_wallet_and_entries_follow_the_ledger(
     await make_order(session, customer, merchant, "A-2")
     assert (await client.get("/v1/me/wallet", headers=headers)).json() == {
         "balances": [
-            {"currency": "PKR", "pending_minor": 10_000, "available_minor": 0, "in_payout_minor": 0, "paid_minor": 0}
+            {
+                "currency": "PKR",
+                "pending_minor": 10_000,
+                "available_minor": 0,
+                "in_payout_minor": 0,
+                "paid_minor": 0,
+                "debt_minor": 0,
+            }
         ]
     }
     page = (await client.get("/v1/me/wallet/entries", params={"limit": 1}, headers=headers)).json()
