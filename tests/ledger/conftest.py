@@ -1,14 +1,22 @@
-"""A database that a test may tamper with: nothing is checked when it is over."""
+"""What tests of the ledger share: a database to tamper with, which nothing checks when the test is over."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
 from app import db
 from app.config import Settings
 from app.ids import new_id
+from app.services.ledger import chain
 from tests.conftest import administer, drop_database, make_settings
 from tests.servers import database_url, redis_url
+
+
+@pytest.fixture(autouse=True)
+def no_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Yesterday is over, also ten minutes past midnight."""
+    monkeypatch.setattr(chain, "MARGIN", timedelta(0))
 
 
 @pytest.fixture

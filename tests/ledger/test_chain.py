@@ -155,12 +155,24 @@ async def test_a_day_waits_for_transactions_that_may_still_post_into_it(
         async with transaction() as session:
             with monkeypatch.context() as patched:
                 patched.setattr(chain, "_bounds", bounds)
-                patched.setattr(chain, "MARGIN", timedelta(0))
                 assert not await chain._is_over(session, FIRST)
     async with transaction() as session:
         assert await chain._is_over(session, FIRST)
     await seal_days()
     assert (await sealed())[0].postings == 4
+
+
+async def test_a_day_waits_until_clocks_agree_that_it_is_over(
+    committed_db: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with transaction() as session:
+        await post_at(session, at(0), await make_customer(session), 100)
+    monkeypatch.setattr(chain, "MARGIN", timedelta(days=3))
+    assert await seal_days() == 2
+    monkeypatch.setattr(chain, "MARGIN", timedelta(0))
+    async with transaction() as session:
+        assert await chain.count_due(session) == 3
+    assert await seal_days() == 3
 
 
 async def test_two_sealers_do_not_meet(committed_db: Settings) -> None:
