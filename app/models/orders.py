@@ -5,11 +5,20 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Numeric, UniqueConstraint, literal_column
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql.elements import ColumnElement
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid, updated_at
 from app.models.catalogue import ExpireAs
+
+# What the network still owes for an order. One text for indexes and queries: PostgreSQL uses a partial index only for a
+# condition that it recognises. Numeric, so that no amounts can overflow it.
+_DUE = (
+    "(CASE WHEN orders.status IN ('declined', 'reversed') THEN 0 ELSE orders.reported_commission_minor END::numeric"
+    " - orders.settled_minor - orders.written_off_minor)"
+)
 
 
 class OrderStatus(StrEnum):
@@ -50,7 +59,19 @@ class Order(Base):
         Index("ix_orders_open", "merchant_id", "ordered_at", postgresql_where="status = 'pending'"),
         Index(None, "customer_id", "id"),
         Index(None, "click_id"),
-        Index("ix_orders_hold", "payable_at", postgresql_where="status = 'approved'"),
+        # Approved orders by the end of their hold: those that the network has paid, and those that it has not.
+        Index("ix_orders_hold_paid", "payable_at", postgresql_where=f"status = 'approved' AND {_DUE} <= 0"),
+        Index(
+            "ix_orders_hold", "merchant_id", "payable_at", "id", postgresql_where=f"status = 'approved' AND {_DUE} > 0"
+        ),
+        # What is advanced of each merchant's cashback.
+        Index(
+            "ix_orders_advanced",
+            "merchant_id",
+            postgresql_include=["cashback_minor"],
+            postgresql_where=f"status = 'payable' AND {_DUE} > 0",
+        ),
+        Index("ix_orders_overpaid", "id", postgresql_where=f"{_DUE} < 0"),
         Index(None, "merchant_id", "ordered_at"),
     )
 
@@ -74,7 +95,8 @@ class Order(Base):
     reported_commission_minor: Mapped[int] = minor()
     # Units of `currency` for one of `reported_currency`, times 10^12; of the day of the sale, kept for ever.
     exchange_rate_e12: Mapped[int | None] = mapped_column(BigInteger)
-    # What the network has paid of the commission, and what staff stopped waiting for; in the reported currency.
+    # What the network has paid of the commission, and what staff stopped waiting for (below zero: what they decided to
+    # keep of too much); in the reported currency.
     settled_minor: Mapped[int] = minor(default=0)
     written_off_minor: Mapped[int] = minor(default=0)
     # How the cashback came about, step by step, as shown to the customer.
@@ -90,6 +112,22 @@ class Order(Base):
     revision: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()
+
+    @property
+    def owed_minor(self) -> int:
+        """The commission in the reported currency while the order lives; nothing once it is declined or reversed."""
+        dead = self.status in (OrderStatus.DECLINED, OrderStatus.REVERSED)
+        return 0 if dead else self.reported_commission_minor
+
+    @hybrid_property
+    def due_minor(self) -> int:
+        """What the network still owes, in the reported currency; below zero: it paid too much and will take back."""
+        return self.owed_minor - self.settled_minor - self.written_off_minor
+
+    @due_minor.inplace.expression
+    @classmethod
+    def _due_minor(cls) -> ColumnElement[Any]:
+        return literal_column(_DUE, Numeric())
 
 
 class OrderReport(Base):

@@ -11,7 +11,7 @@ from app.models import OrderStatus
 from app.openapi import problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.common import Page, SafeText
-from app.schemas.orders import OrderAdjustment, OrderAdminDetail, OrderAdminRead
+from app.schemas.orders import OrderAdjustment, OrderAdminDetail, OrderAdminRead, OwedBy
 from app.services.orders import adjust, show
 
 router = APIRouter(prefix="/v1/admin/orders", tags=["admin"], responses=problems(401, 403))
@@ -28,6 +28,10 @@ async def list_orders(
     order_reference: Annotated[
         SafeText | None, Query(max_length=200, description="Only with this order number of the merchant's.")
     ] = None,
+    owed_by: Annotated[
+        OwedBy | None,
+        Query(description="Only those for which the `network` owes, or for which it has paid too much (`us`)."),
+    ] = None,
 ) -> Page[OrderAdminRead]:
     """List orders, newest first."""
     return await show.list_for_staff(
@@ -38,6 +42,7 @@ async def list_orders(
         customer_id=customer_id,
         status=status,
         order_reference=order_reference,
+        owed_by=owed_by,
     )
 
 

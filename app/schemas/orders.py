@@ -1,5 +1,6 @@
 """Order answers: the order, and for a single one how its cashback came about and each state with its time."""
 
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
@@ -7,6 +8,21 @@ from pydantic import ConfigDict, Field, model_validator
 
 from app.models import OrderStatus, ReportKind
 from app.schemas.common import Money, RequestModel, ResponseModel, SafeText, SignedMinorAmount, UtcTime
+
+
+class OrderWait(StrEnum):
+    """Why approved cashback is not payable yet."""
+
+    HOLD = "hold"  # the shop's return window, until `payable_at`
+    PAYMENT = "payment"  # the shop has not paid for the order
+    EXPOSURE = "exposure"  # the shop has not paid for others either, and no more of its cashback is advanced
+
+
+class OwedBy(StrEnum):
+    """Who owes whom for an order."""
+
+    NETWORK = "network"  # commission that it has not paid
+    US = "us"  # what it has paid too much, or for an order that was declined since
 
 
 class OrderMerchant(ResponseModel):
@@ -27,7 +43,14 @@ class OrderRead(ResponseModel):
     sale: Money
     cashback: Money
     ordered_at: UtcTime
-    payable_at: UtcTime | None = Field(description="When approved cashback becomes available.")
+    payable_at: UtcTime | None = Field(
+        description="When approved cashback becomes available, if nothing else is waited for."
+    )
+    waits_for: OrderWait | None = Field(
+        description="Why approved cashback is not available yet: the `hold` until `payable_at`; the shop's `payment`;"
+        " or `exposure`, the shop's payments for other orders, since only so much is paid out in advance.",
+        examples=[None],
+    )
 
 
 class ExplanationStep(ResponseModel):
@@ -76,8 +99,14 @@ class OrderAdminRead(OrderRead):
     reported_sale: Money
     reported_commission: Money
     exchange_rate: str | None
-    settled_minor: SignedMinorAmount
-    written_off_minor: SignedMinorAmount
+    settled_minor: SignedMinorAmount = Field(description="What the network has paid.")
+    written_off_minor: SignedMinorAmount = Field(
+        description="What staff stopped waiting for; below zero: what they kept of too much."
+    )
+    due_minor: int = Field(
+        description="What the network still owes; below zero: it has paid too much, and will take it back.",
+        examples=[8_000],
+    )
     expired_at: UtcTime | None
     revision: int = Field(description="Counts changes; names the ledger transfer of each.", examples=[3])
 

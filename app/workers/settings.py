@@ -6,7 +6,7 @@ from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.housekeeping import forget_expired
 from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
-from app.workers.orders import release_payable
+from app.workers.orders import order_expiry, release_payable
 from app.workers.payouts import payout_sender
 from app.workers.referrals import settle_referrals
 from app.workers.runner import WorkerKind
@@ -48,6 +48,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("watch", 600, watch),
                     Scheduled("verify_ledger", 60, verify_ledger),
                     Scheduled("seal_days", 300, seal_days),
+                    Scheduled("expire_orders", _HOUR, order_expiry(settings)),
                     Scheduled("forget_expired", _HOUR, forget_expired),
                 ),
                 max_jobs=10,

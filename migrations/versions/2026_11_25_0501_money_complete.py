@@ -328,6 +328,7 @@ def upgrade() -> None:
         sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("paid_on", sa.Date(), nullable=False),
         sa.Column("total_minor", sa.BigInteger(), nullable=False),
+        sa.Column("lines_by_status", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("created_by_id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("currency ~ '^[A-Z]{3}$'", name=op.f("ck_settlements_currency")),
@@ -481,9 +482,26 @@ def upgrade() -> None:
         sa.Column("resolution_note", sa.Text(), nullable=True),
         sa.Column("resolved_by_id", sa.Uuid(), nullable=True),
         sa.Column("resolved_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revision", sa.Integer(), server_default="0", nullable=False),
         sa.CheckConstraint(
             "resolution IN ('written_off', 'accepted', 'assigned', 'settled_later')",
             name=op.f("ck_settlement_lines_resolution"),
+        ),
+        sa.CheckConstraint(
+            "status = CASE WHEN expected_minor IS NULL THEN 'unknown' WHEN amount_minor < expected_minor THEN 'short_paid' WHEN amount_minor > expected_minor THEN 'over_paid' ELSE 'matched' END",
+            name=op.f("ck_settlement_lines_compared"),
+        ),
+        sa.CheckConstraint(
+            "resolution IS NULL OR status <> 'matched'", name=op.f("ck_settlement_lines_resolution_needed")
+        ),
+        sa.CheckConstraint(
+            "(coalesce(resolution, '') IN ('written_off', 'accepted')) = (resolved_minor IS NOT NULL)",
+            name=op.f("ck_settlement_lines_resolution_posted"),
+        ),
+        sa.CheckConstraint("resolved_minor > 0", name=op.f("ck_settlement_lines_resolved_minor")),
+        sa.CheckConstraint(
+            "(order_id IS NULL) = (status = 'unknown' AND coalesce(resolution, '') <> 'assigned')",
+            name=op.f("ck_settlement_lines_order"),
         ),
         sa.CheckConstraint(
             "status IN ('matched', 'short_paid', 'over_paid', 'unknown')", name=op.f("ck_settlement_lines_status")
@@ -504,7 +522,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_settlement_lines_open",
         "settlement_lines",
-        ["settlement_id"],
+        ["settlement_id", "number"],
         unique=False,
         postgresql_where="status <> 'matched' AND resolution IS NULL",
     )
@@ -642,6 +660,34 @@ def upgrade() -> None:
         postgresql_include=["merchant_id", "amount_minor"],
         postgresql_where="customer_id IS NULL",
     )
+    due = (
+        "(CASE WHEN orders.status IN ('declined', 'reversed') THEN 0 ELSE orders.reported_commission_minor END::numeric"
+        " - orders.settled_minor - orders.written_off_minor)"
+    )
+    op.drop_index("ix_orders_hold", table_name="orders", postgresql_where="status = 'approved'")
+    op.create_index(
+        "ix_orders_hold_paid",
+        "orders",
+        ["payable_at"],
+        unique=False,
+        postgresql_where=f"status = 'approved' AND {due} <= 0",
+    )
+    op.create_index(
+        "ix_orders_hold",
+        "orders",
+        ["merchant_id", "payable_at", "id"],
+        unique=False,
+        postgresql_where=f"status = 'approved' AND {due} > 0",
+    )
+    op.create_index(
+        "ix_orders_advanced",
+        "orders",
+        ["merchant_id"],
+        unique=False,
+        postgresql_include=["cashback_minor"],
+        postgresql_where=f"status = 'payable' AND {due} > 0",
+    )
+    op.create_index("ix_orders_overpaid", "orders", ["id"], unique=False, postgresql_where=f"{due} < 0")
     op.add_column("rates", sa.Column("category_id", sa.Integer(), nullable=True))
     op.add_column(
         "rates", sa.Column("tiers", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True)
@@ -817,6 +863,9 @@ def downgrade() -> None:
         postgresql_where="customer_id IS NOT NULL",
     )
     op.drop_index("ix_orders_open", table_name="orders", postgresql_where="status = 'pending'")
+    for name in ("ix_orders_overpaid", "ix_orders_advanced", "ix_orders_hold", "ix_orders_hold_paid"):
+        op.drop_index(name, table_name="orders")
+    op.create_index("ix_orders_hold", "orders", ["payable_at"], unique=False, postgresql_where="status = 'approved'")
     op.drop_index(op.f("ix_orders_customer_id_merchant_id_ordered_at"), table_name="orders")
     op.drop_column("orders", "expired_at")
     op.drop_column("orders", "expired_as")

@@ -203,26 +203,67 @@ INVARIANTS = (
     ),
     Invariant(
         "settlements_equal_postings",
-        "Each settlement's postings equal its lines, and each resolved line's what staff decided.",
+        "Each settlement's postings equal what was paid, and each resolved line's what was decided.",
         SETTLEMENTS,
         """
-        WITH expected AS (
-            SELECT s.id, s.total_minor AS receivable, coalesce(sum(l.amount_minor), 0) AS lines
-            FROM settlements s LEFT JOIN settlement_lines l ON l.settlement_id = s.id
-            WHERE within(s.id) GROUP BY s.id
+        WITH position AS (
+            SELECT id, line.account, currency, line.amount
+            FROM settlements CROSS JOIN LATERAL (VALUES
+                ('cash', total_minor), ('network_receivable', -total_minor)) line(account, amount)
+            WHERE within(id)
             UNION ALL
-            SELECT id, CASE resolution WHEN 'written_off' THEN resolved_minor ELSE -resolved_minor END,
-                   CASE resolution WHEN 'written_off' THEN resolved_minor ELSE -resolved_minor END
-            FROM settlement_lines WHERE resolution IN ('written_off', 'accepted') AND within(id)
+            SELECT l.id, line.account, s.currency, line.amount
+            FROM settlement_lines l JOIN settlements s ON s.id = l.settlement_id CROSS JOIN LATERAL (VALUES
+                ('network_receivable',
+                 CASE l.resolution WHEN 'written_off' THEN -l.resolved_minor ELSE l.resolved_minor END),
+                ('bad_debt', CASE l.resolution WHEN 'written_off' THEN l.resolved_minor ELSE 0 END),
+                ('margin', CASE l.resolution WHEN 'accepted' THEN -l.resolved_minor ELSE 0 END)
+            ) line(account, amount)
+            WHERE l.resolution IN ('written_off', 'accepted') AND within(l.id)
         ), posted AS (
-            SELECT t.cause_id AS id, -sum(p.amount_minor) AS receivable
-            FROM transfers t JOIN postings p ON p.transfer_id = t.id AND p.account = 'network_receivable'
-            WHERE t.cause_type = 'settlement' AND within(t.cause_id) GROUP BY t.cause_id
+            SELECT t.cause_id AS id, p.account, p.currency, sum(p.amount_minor) AS amount
+            FROM transfers t JOIN postings p ON p.transfer_id = t.id
+            WHERE t.cause_type = 'settlement' AND within(t.cause_id) GROUP BY t.cause_id, p.account, p.currency
         )
         SELECT coalesce(e.id, p.id)::text,
-               format('stated %s, lines %s, posted %s', e.receivable, e.lines, coalesce(p.receivable, 0))
-        FROM expected e FULL JOIN posted p ON p.id = e.id
-        WHERE coalesce(e.receivable, 0) <> coalesce(p.receivable, 0) OR e.receivable <> e.lines
+               format('%s %s: expected %s, posted %s', coalesce(e.account, p.account), coalesce(e.currency, p.currency),
+                      coalesce(e.amount, 0), coalesce(p.amount, 0))
+        FROM position e FULL JOIN posted p ON p.id = e.id AND p.account = e.account AND p.currency = e.currency
+        WHERE coalesce(e.amount, 0) <> coalesce(p.amount, 0)
+        """,
+    ),
+    Invariant(
+        "settlements_equal_lines",
+        "Each settlement's total is the sum of its lines.",
+        SETTLEMENTS,
+        """
+        SELECT s.id::text, format('total %s, lines %s', s.total_minor, coalesce(l.total, 0))
+        FROM settlements s
+        LEFT JOIN (SELECT settlement_id, sum(amount_minor) AS total FROM settlement_lines
+                   WHERE within(settlement_id) GROUP BY settlement_id) l ON l.settlement_id = s.id
+        WHERE within(s.id) AND s.total_minor <> coalesce(l.total, 0)
+        """,
+    ),
+    Invariant(
+        "orders_equal_settlement_lines",
+        "Each order says it was paid, and written off, what the lines say that count for it; all in its own currency.",
+        ORDERS,
+        """
+        WITH paid AS (
+            SELECT l.order_id AS id, s.merchant_id, s.currency, sum(l.amount_minor) AS settled,
+                   sum(CASE l.resolution WHEN 'written_off' THEN l.resolved_minor
+                                         WHEN 'accepted' THEN -l.resolved_minor ELSE 0 END) AS written_off
+            FROM settlement_lines l JOIN settlements s ON s.id = l.settlement_id
+            WHERE l.order_id IS NOT NULL AND within(l.order_id) GROUP BY l.order_id, s.merchant_id, s.currency
+        )
+        SELECT coalesce(o.id, p.id)::text,
+               format('settled %s and written off %s, lines %s and %s', o.settled_minor, o.written_off_minor,
+                      p.settled, p.written_off)
+        FROM (SELECT id, merchant_id, reported_currency AS currency, settled_minor, written_off_minor FROM orders
+              WHERE within(id) AND (settled_minor <> 0 OR written_off_minor <> 0)) o
+        FULL JOIN paid p ON p.id = o.id AND p.merchant_id = o.merchant_id AND p.currency = o.currency
+        WHERE (coalesce(o.settled_minor, 0), coalesce(o.written_off_minor, 0))
+              IS DISTINCT FROM (coalesce(p.settled, 0), coalesce(p.written_off, 0))
         """,
     ),
     Invariant(

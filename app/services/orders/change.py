@@ -30,6 +30,7 @@ from app.services.notifications import Topic, publish
 from app.services.orders import boosts
 from app.services.orders.cashback import Amounts, compute
 from app.services.orders.fold import Folded, next_status
+from app.services.settlements.follow import follow_order as follow_settlements
 
 DEAD = (OrderStatus.DECLINED, OrderStatus.REVERSED)
 
@@ -136,6 +137,7 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
         return False
     before = position(order) if order.revision else []
     was_payable = order.revision > 0 and order.status is OrderStatus.PAYABLE
+    owed_before_minor = order.owed_minor
     target.apply(order)
     order.revision += 1
     session.add(order)
@@ -160,6 +162,8 @@ async def change(session: AsyncSession, order: Order, target: Target) -> bool:
         purpose=f"{order.status.value}:{order.revision}",
         lines=[*(line.reversed() for line in before), *after],
     )
+    if order.owed_minor != owed_before_minor and (order.settled_minor or order.written_off_minor):
+        await follow_settlements(session, order)
     await publish(session, Topic.ORDER, order.status.value, _told(order))
     if moved_minor := _available(after) - _available(before):
         merchant = await session.get_one(Merchant, order.merchant_id)

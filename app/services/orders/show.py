@@ -1,6 +1,7 @@
 """Orders as the contract shows them, to their customer and to staff."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import select
@@ -17,9 +18,11 @@ from app.schemas.orders import (
     OrderRead,
     OrderReportRead,
     OrderState,
+    OwedBy,
 )
 from app.services.exchange_rates import show_rate
 from app.services.orders.adjust import UnknownOrderError
+from app.services.orders.hold import waits_for
 from app.services.orders.read import OrderView
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
@@ -35,6 +38,7 @@ def order_read(order: Order, merchant: Merchant) -> OrderRead:
         cashback=Money(amount_minor=order.cashback_minor, currency=order.currency),
         ordered_at=order.ordered_at,
         payable_at=order.payable_at,
+        waits_for=waits_for(order, merchant, now=datetime.now(UTC)),
     )
 
 
@@ -61,6 +65,7 @@ async def list_for_staff(
     customer_id: UUID | None = None,
     status: OrderStatus | None = None,
     order_reference: str | None = None,
+    owed_by: OwedBy | None = None,
 ) -> Page[OrderAdminRead]:
     """Return orders, newest first. Raises InvalidCursorError."""
     statement = (
@@ -78,6 +83,8 @@ async def list_for_staff(
     for column, value in filters.items():
         if value is not None:
             statement = statement.where(column == value)
+    if owed_by is not None:
+        statement = statement.where(Order.due_minor > 0 if owed_by is OwedBy.NETWORK else Order.due_minor < 0)
     if cursor is not None:
         (last_id,) = decode_cursor(cursor, UUID)
         statement = statement.where(Order.id < last_id)
@@ -118,6 +125,7 @@ def _admin_read(order: Order, merchant: Merchant) -> OrderAdminRead:
         exchange_rate=_rate(order),
         settled_minor=order.settled_minor,
         written_off_minor=order.written_off_minor,
+        due_minor=order.due_minor,
         expired_at=order.expired_at,
         revision=order.revision,
     )

@@ -1,0 +1,1 @@
+"""What networks paid: statements recorded, compared with what was owed, and reconciled."""
