@@ -19,6 +19,8 @@ from app.ids import new_id
 from app.models import Account, CauseType, Posting, Transfer, Wallet
 from app.services.notifications import Topic, listens, publish_all
 
+# Without the option the ORM sends a statement of its own for each set of columns that are not null.
+_INSERT_POSTINGS = insert(Posting).execution_options(render_nulls=True)
 _WALLET_COLUMNS = {
     Account.CUSTOMER_PENDING: Wallet.pending_minor,
     Account.CUSTOMER_AVAILABLE: Wallet.available_minor,
@@ -111,7 +113,7 @@ async def post(
     transfer_id = new_id()
     transfer = _transfer(transfer_id, cause_type, cause_id, purpose, corrects_id=corrects_id, details=details)
     await session.execute(insert(Transfer).values(transfer))
-    await session.execute(insert(Posting), [_posting(transfer_id, line) for line in moved])
+    await session.execute(_INSERT_POSTINGS, [_posting(transfer_id, line) for line in moved])
     await _move_wallets(session, moved, covered=covered)
     await _tell(session, _by_wallet(moved))
     return transfer_id
@@ -135,7 +137,7 @@ async def post_all(
         moved += lines
     if transfers:
         await session.execute(insert(Transfer), transfers)
-        await session.execute(insert(Posting), postings)
+        await session.execute(_INSERT_POSTINGS, postings)
     await _move_many_wallets(session, moved, paid or {})
     await _tell(session, _by_wallet(moved).keys() | (paid or {}).keys())
 

@@ -54,8 +54,9 @@ async def release_paid(session: AsyncSession, *, limit: int = BATCH) -> int:
 
 async def advancing_merchants(session: AsyncSession) -> Sequence[int]:
     """Return ids of merchants that advance cashback and have a due order which the network has not paid."""
-    # One look into the index for each merchant, however many orders wait for their payment.
-    first = select(literal(1)).where(*_unpaid(Merchant.id)).limit(1).lateral()
+    # One look into the index for each merchant, however many orders wait for their payment. Its order is asked for, or
+    # PostgreSQL might expect to meet some such order soon in the table itself, and read all of it when there is none.
+    first = select(literal(1)).where(*_unpaid(Merchant.id)).order_by(Order.payable_at).limit(1).lateral()
     statement = select(Merchant.id).join(first, true()).where(Merchant.payable_after_payment.is_not(True))
     return (await session.scalars(statement.order_by(Merchant.id))).all()
 

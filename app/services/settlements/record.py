@@ -117,7 +117,11 @@ async def record_settlement(session: AsyncSession, *, wanted: SettlementCreate, 
         created_by_id=created_by_id,
     )
     await _insert(session, settlement)
-    await session.execute(insert(SettlementLine), [{"settlement_id": settlement.id, **line} for line in lines])
+    await session.execute(
+        # Without the option each change between lines with and without an order would begin another statement.
+        insert(SettlementLine).execution_options(render_nulls=True),
+        [{"settlement_id": settlement.id, **line} for line in lines],
+    )
     await _count(session, owed.values())
     await decisions.close_settled(
         session,

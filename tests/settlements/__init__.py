@@ -1,0 +1,1 @@
+"""Mirrors app/services/settlements/, and the release of what waits for a settlement."""
