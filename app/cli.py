@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from app.config import Settings
 from app.logs import configure_logging
-from app.models import StaffRole
+from app.models import FeedFormat, StaffRole
+from app.schemas.feed_mappings import FeedPreset
 
 # A traceback with local variables would show secrets, and a worker's must be JSON like every other line.
 app = typer.Typer(
@@ -28,7 +29,9 @@ app = typer.Typer(
 )
 ledger_app = typer.Typer(help="Prove the ledger.", no_args_is_help=True)
 staff_app = typer.Typer(help="Staff keys.", no_args_is_help=True)
+feed_app = typer.Typer(help="Merchants' feeds.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(feed_app, name="feed")
 app.add_typer(staff_app, name="staff")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -278,6 +281,31 @@ def ledger_seal() -> None:
         typer.echo(
             f"{due} days cannot be sealed yet: a transaction that began then still runs, or another seals", err=True
         )
+        raise typer.Exit(1)
+
+
+@feed_app.command("try")
+def try_feed(
+    file: Annotated[Path, typer.Argument(help="A feed, or a part of one; also gzipped or zipped.")],
+    preset: Annotated[FeedPreset | None, typer.Option(help="A mapping that ships with the service.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="A JSON file of a mapping, or of what differs from the preset.")
+    ] = None,
+    format: Annotated[FeedFormat | None, typer.Option(help="Needed without a preset.")] = None,  # noqa: A002 - the option's name
+    currency: Annotated[str, typer.Option(help="The merchant's currency.")] = "USD",
+    url: Annotated[str, typer.Option(help="Where the merchant is.")] = "https://shop.example/",
+) -> None:
+    """Show what a sync would make of a file: offers, rejected rows, and what is wrong with it. Nothing is stored."""
+    from app.services.sync.try_file import describe, try_file  # noqa: PLC0415 - only this command needs it
+
+    try:
+        trial = try_file(file, preset=preset, mapping_file=mapping, format_=format, currency=currency, url=url)
+    except (OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    for line in describe(trial):
+        typer.echo(line)
+    if trial.error or not trial.offer_count:
         raise typer.Exit(1)
 
 

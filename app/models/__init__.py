@@ -42,7 +42,7 @@ from app.models.payouts import (
 from app.models.referrals import Referral, ReferralCheck, ReferralProgram, ReferralReason, ReferralStatus
 from app.models.settlements import Settlement, SettlementLine, SettlementLineStatus, SettlementResolution
 from app.models.staff import StaffKey, StaffRole
-from app.models.sync import Feed, FeedFormat, OfferStaging, SyncRun, SyncStatus
+from app.models.sync import Feed, FeedCredentialsKind, FeedFormat, FeedHost, OfferStaging, SyncRun, SyncStatus
 from app.models.webhooks import Source, SourceKind, SourceStatus, WebhookEvent, WebhookStatus
 
 __all__ = [
@@ -69,7 +69,9 @@ __all__ = [
     "ExchangeRate",
     "ExpireAs",
     "Feed",
+    "FeedCredentialsKind",
     "FeedFormat",
+    "FeedHost",
     "IdempotencyKey",
     "LedgerCheck",
     "LedgerDay",

@@ -15,7 +15,19 @@ class FeedFormat(StrEnum):
     """Shape of a feed."""
 
     JSON = "json"
+    NDJSON = "ndjson"
     CSV = "csv"
+    XML = "xml"
+
+
+class FeedCredentialsKind(StrEnum):
+    """How a feed's server knows us."""
+
+    BASIC = "basic"
+    BEARER = "bearer"
+    HEADER = "header"
+    QUERY = "query"
+    PATH = "path"
 
 
 class SyncStatus(StrEnum):
@@ -35,24 +47,44 @@ class Feed(Base):
         one_of("format", FeedFormat),
         CheckConstraint("interval_seconds >= 60", name="interval_seconds"),
         CheckConstraint("max_loss_basis_points BETWEEN 0 AND 10000", name="max_loss_basis_points"),
+        one_of("credentials_kind", FeedCredentialsKind),
+        CheckConstraint("(credentials_kind IS NULL) = (credentials_encrypted IS NULL)", name="credentials"),
+        CheckConstraint("max_bytes > 0 AND max_rows > 0 AND max_seconds > 0 AND calls_a_minute > 0", name="limits"),
         Index("ix_feeds_due", "next_sync_at", postgresql_where="enabled"),
     )
 
     merchant_id: Mapped[int] = mapped_column(ForeignKey("merchants.id"), primary_key=True)
     url: Mapped[str]
     format: Mapped[FeedFormat] = mapped_column(TextEnum(FeedFormat))
-    # Field names and paths; its shape is `schemas/feeds.py`.
+    # Field names and paths; its shape is `schemas/feed_mappings.py`.
     mapping: Mapped[dict[str, Any]]
+    credentials_kind: Mapped[FeedCredentialsKind | None] = mapped_column(TextEnum(FeedCredentialsKind))
+    credentials_encrypted: Mapped[bytes | None]
     enabled: Mapped[bool] = mapped_column(default=True, server_default="true")
     interval_seconds: Mapped[int] = mapped_column(default=86_400, server_default="86400")
     next_sync_at: Mapped[datetime] = created_at()
     # A sync that would remove or reject more than this share of the offers changes nothing.
     max_loss_basis_points: Mapped[int] = mapped_column(default=3000, server_default="3000")
+    # Limits below those of the service; None: the service's.
+    max_bytes: Mapped[int | None] = minor(nullable=True)
+    max_rows: Mapped[int | None]
+    max_seconds: Mapped[int | None]
+    # Requests to the host of the URL, all feeds there together; None: as many as it answers.
+    calls_a_minute: Mapped[int | None]
     # What the last successful fetch answered, to skip an unchanged feed.
     etag: Mapped[str | None]
     last_modified: Mapped[str | None]
     content_hash: Mapped[bytes | None]
     updated_at: Mapped[datetime] = updated_at()
+
+
+class FeedHost(Base):
+    """When a host may be called next, for feeds that limit their calls a minute."""
+
+    __tablename__ = "feed_hosts"
+
+    host: Mapped[str] = mapped_column(primary_key=True)
+    next_call_at: Mapped[datetime]
 
 
 class SyncRun(Base):
@@ -87,6 +119,8 @@ class SyncRun(Base):
     tries: Mapped[int] = mapped_column(default=0, server_default="0")
     # Which claim of the run is the valid one: a worker that was taken for dead can write nothing more.
     attempt_id: Mapped[UUID | None]
+    # Where a lost worker's successor goes on in a feed of pages; its shape is `services/sync/checkpoint.py`.
+    checkpoint: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = created_at()
     started_at: Mapped[datetime | None]
     # Renewed while the run works; a running row whose heartbeat is old lost its worker.
@@ -95,13 +129,12 @@ class SyncRun(Base):
 
 
 class OfferStaging(Base):
-    """Rows of a running sync on their way into `offers`. Unlogged: a crash loses them and the run starts again."""
+    """Rows of an unfinished sync on their way into `offers`. Unlogged: a crash loses them and the run starts again."""
 
     __tablename__ = "offer_staging"
     __table_args__ = ({"prefixes": ["UNLOGGED"]},)
 
-    # Of the run's present claim, so that rows of a lost worker never mix with those of the next.
-    attempt_id: Mapped[UUID] = mapped_column(primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
     row_number: Mapped[int] = mapped_column(primary_key=True)
     offer_id: Mapped[UUID]
     external_id: Mapped[str]
@@ -115,4 +148,6 @@ class OfferStaging(Base):
     price_minor: Mapped[int] = minor()
     price_max_minor: Mapped[int] = minor()
     available: Mapped[bool]
+    # Of a delta: the offer goes, and nothing but its id is known.
+    deleted: Mapped[bool]
     content_hash: Mapped[bytes]

@@ -15,10 +15,11 @@ from app.logs import bound_request_id, request_id_var
 from app.models import SyncStatus
 from app.services.sync import feeds, runs, staging
 from app.services.sync.apply import Changes, apply_staged, count_live
-from app.services.sync.errors import FeedError
-from app.services.sync.offers import StagedRow
+from app.services.sync.checkpoint import Checkpoint
+from app.services.sync.errors import BrokenOffError, FeedError, FetchError
+from app.services.sync.pace import reserve_call
 from app.services.sync.runs import Claim, ClaimLostError
-from app.services.sync.stream import stream_feed
+from app.services.sync.stream import Batch, Version, stream_feed
 from app.services.sync.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def merchant_sync(settings: Settings) -> Callable[[str], Coroutine[Any, Any, Non
     async def sync_merchant(run_id: str) -> None:
         """Sync a run's merchant, unless the run is done or somebody else's."""
         async with transaction() as session:
-            claim = await runs.claim(session, run_id=UUID(run_id))
+            claim = await runs.claim(session, run_id=UUID(run_id), settings=settings)
         if claim is not None:
             with bound_request_id(claim.request_id or request_id_var.get()):
                 await _work(settings, claim, applying)
@@ -66,10 +67,11 @@ async def clear_abandoned_staging() -> int:
 
 async def _work(settings: Settings, claim: Claim, applying: asyncio.Semaphore) -> None:
     started = perf_counter()
+    limits = claim.feed.limits
     about = {"run_id": str(claim.run_id), "merchant_id": claim.feed.merchant_id}
-    tally = Tally(max_rows=settings.feed_max_rows)
-    limit = asyncio.timeout(settings.feed_max_seconds)
-    logger.info("sync started", extra=about)
+    tally = Tally(max_rows=limits.max_rows)
+    limit = asyncio.timeout(limits.max_seconds)
+    logger.info("sync started", extra=about | {"from_page": claim.resume.page if claim.resume else 0})
     try:
         async with limit:
             changes = await _sync(settings, claim, tally, applying)
@@ -80,11 +82,16 @@ async def _work(settings: Settings, claim: Claim, applying: asyncio.Semaphore) -
         raise
     except ClaimLostError:
         logger.warning("sync abandoned: another worker has it", extra=about)
+    except BrokenOffError as error:
+        # The whole file once more, when the sweep comes by.
+        await _put_back(claim, str(error))
+        logger.warning("sync put back", extra=about | {"reason": str(error)})
     except FeedError as error:
         await _fail(claim, tally, str(error))
     except Exception as error:
         if limit.expired():
-            await _fail(claim, tally, f"The sync took longer than {settings.feed_max_seconds} s (FEED_MAX_SECONDS).")
+            limited = f"The sync took longer than {limits.max_seconds} s (its max_seconds, or FEED_MAX_SECONDS)."
+            await _fail(claim, tally, limited)
             return
         cause = "The database did not answer" if is_unavailable(error) else f"An unexpected {type(error).__name__}"
         await _uninterrupted(_put_back(claim, f"{cause}; the worker's log has more under this run's request id."))
@@ -101,33 +108,70 @@ async def _work(settings: Settings, claim: Claim, applying: asyncio.Semaphore) -
 async def _sync(settings: Settings, claim: Claim, tally: Tally, applying: asyncio.Semaphore) -> Changes:
     async with AsyncExitStack() as stack:
         async with _alive(claim, tally):
-            version = await stream_feed(
-                claim.feed, attempt_id=claim.attempt_id, settings=settings, tally=tally, store=_store
-            )
+            version = await _stream(settings, claim, tally)
             if version is not None:
                 await stack.enter_async_context(applying)
         session = await stack.enter_async_context(transaction())
         run = await runs.lock(session, claim=claim)
         if version is None:
             live = await count_live(session, merchant_id=claim.feed.merchant_id)
-            changes, tally.fetched, tally.rejected = Changes(unchanged=live), live, 0
-            tally.samples.clear()
-            await staging.clear(session, attempt_id=claim.attempt_id)
+            changes = Changes(unchanged=live)
+            tally.restore(fetched=live)
+            await staging.clear(session, run_id=claim.run_id)
         else:
             changes = await apply_staged(
                 session,
                 feed=claim.feed,
-                attempt_id=claim.attempt_id,
+                run_id=claim.run_id,
                 tally=tally,
-                timeout_seconds=min(settings.feed_max_seconds, _STATEMENT_SECONDS),
+                timeout_seconds=min(claim.feed.limits.max_seconds, _STATEMENT_SECONDS),
             )
         await runs.succeed(session, run=run, claim=claim, changes=changes, tally=tally, version=version)
     return changes
 
 
-async def _store(rows: list[StagedRow]) -> None:
-    async with transaction() as session:
-        await staging.copy_rows(session, rows=rows)
+async def _stream(settings: Settings, claim: Claim, tally: Tally) -> Version | None:
+    """Stage the feed, from where a worker before this one had to stop if that is still possible."""
+    resume = claim.resume
+    if resume is not None:
+        tally.restore(
+            rows=resume.rows,
+            fetched=resume.fetched,
+            rejected=resume.rejected,
+            deletions=resume.deletions,
+            samples=resume.samples,
+        )
+        try:
+            return await _stream_from(resume, settings, claim, tally)
+        except FetchError as error:
+            if tally.rows > resume.rows:
+                raise
+            # The address of a page may hold for a while only.
+            logger.warning("sync begins anew", extra={"run_id": str(claim.run_id), "reason": str(error)})
+            async with transaction() as session:
+                (await runs.lock(session, claim=claim)).checkpoint = None
+                await staging.clear(session, run_id=claim.run_id)
+            tally.restore()
+    return await _stream_from(None, settings, claim, tally)
+
+
+async def _stream_from(resume: Checkpoint | None, settings: Settings, claim: Claim, tally: Tally) -> Version | None:
+    async def store(batch: Batch) -> None:
+        async with transaction() as session:
+            run = await runs.lock(session, claim=claim)
+            await staging.copy_rows(session, rows=batch.rows)
+            if batch.checkpoint is not None:
+                run.checkpoint = batch.checkpoint.sealed(settings)
+
+    async def pace(host: str) -> None:
+        if (calls := claim.feed.limits.calls_a_minute) is not None:
+            async with transaction() as session:
+                seconds = await reserve_call(session, host=host, calls_a_minute=calls)
+            await asyncio.sleep(seconds)
+
+    return await stream_feed(
+        claim.feed, run_id=claim.run_id, settings=settings, tally=tally, store=store, resume=resume, pace=pace
+    )
 
 
 @asynccontextmanager

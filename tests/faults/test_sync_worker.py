@@ -16,7 +16,7 @@ from app import db
 from app.db import transaction
 from app.embedded import EmbeddedPostgres, EmbeddedRedis
 from app.models import Feed, FeedFormat, Merchant, Offer, OfferStaging, SyncRun, SyncStatus
-from app.schemas.feeds import FeedPreset, MappingWrite
+from app.schemas.feed_mappings import FeedPreset, MappingWrite
 from app.services.sync import runs
 from app.services.sync.presets import resolve_mapping
 from tests.conftest import make_settings

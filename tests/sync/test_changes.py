@@ -175,7 +175,7 @@ async def test_too_many_bad_rows_change_nothing(world: World) -> None:
     assert (job["status"], counts(job)) == ("failed", {"fetched": 10, "rejected": 4})
     assert job["error"] == (
         "4 of 10 rows were rejected, more than the feed's limit of 30 % allows; the offers were kept."
-        " The first, row 1: price: 'cheap' is not a plain decimal amount."
+        " The first, row 1: price 'cheap' is not an amount."
     )
     assert len(job["rejected_samples"]) == 4
     assert await world.live() == {}

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.services.sync import csv_rows
+from app.services.sync.readers import csv_rows
 from tests.feed_server import FeedServer
 from tests.sync.world import World, counts, make_world
 
@@ -89,8 +89,8 @@ async def test_a_bad_variant_is_rejected_and_its_product_kept(world: World) -> N
     job = await world.sync()
     assert counts(job) == {"fetched": 21, "created": 19, "rejected": 2}
     assert job["rejected_samples"] == [
-        {"row": 4, "reason": "price: 'fifty-five' is not a plain decimal amount"},
-        {"row": 20, "reason": "price: '37.999' has more decimals than USD has"},
+        {"row": 4, "reason": "price 'fifty-five' is not an amount"},
+        {"row": 20, "reason": "price '37.999' may be 37.999 or 37999 USD; set decimal in the mapping"},
     ]
     live = await world.live()
     assert (live["leather-anchor"].price_minor, live["leather-anchor"].price_max_minor) == (6999, 6999)
@@ -144,7 +144,7 @@ async def test_every_kind_of_bad_row_is_named(world: World) -> None:
     good = [row(number) for number in range(100, 140)]
     bad = [
         "1,No price,,https://shop.example/1",
-        '2,Comma,"1,50",https://shop.example/2',
+        '2,Comma,"1,5,0",https://shop.example/2',
         "3,Negative,-1,https://shop.example/3",
         "4,Exponent,1e9,https://shop.example/4",
         "5,Not a number,NaN,https://shop.example/5",
@@ -162,16 +162,16 @@ async def test_every_kind_of_bad_row_is_named(world: World) -> None:
     assert counts(job) == {"fetched": 53, "created": 40, "rejected": 13}
     assert {sample["row"]: sample["reason"] for sample in job["rejected_samples"]} == {
         1: "price is empty",
-        2: "price: '1,50' is not a plain decimal amount",
-        3: "price -100 is below zero or too large",
-        4: "price: '1e9' is not a plain decimal amount",
-        5: "price: 'NaN' is not a plain decimal amount",
+        2: "price '1,5,0' has digits grouped in a way that is not known",
+        3: "price '-1' has a sign; only amounts of zero or more are prices",
+        4: "price '1e9' is not an amount",
+        5: "price 'NaN' is not an amount",
         6: "the row has 3 values, the header 4",
         7: "the row has 5 values, the header 4",
         8: "not readable as CSV: ',' expected after '\"'",
         9: "external_id is empty",
         10: "url '/10' is not an http or https address",
-        11: "price: '99999999999999999999' is too large",
+        11: "price '99999999999999999999': '99999999999999999999' is too large",
         52: "a text holds bytes that are not in the feed's encoding",
         53: "a text holds the character U+0000",
     }

@@ -130,7 +130,7 @@ async def test_minor_units_paths_and_templates(world: World) -> None:
         (b'{"items": [{"id": "' + b"x" * 3_000_000, "An item of the feed is larger than 1048576 bytes."),
         (b'{"next": "' + b"x" * 3_000_000, "An item of the feed is larger than 1048576 bytes."),
         (b'{"items": [], "next": {"a": 1}, "x": {"next": "a"}}', "A page does not name the next one by a text"),
-        (b'{"items": [], "next": "/feed"}', "A page names itself as the next one."),
+        (b'{"items": [], "next": "/feed"}', "A page names one as the next that was read already."),
         (b'{"items": [], "next": "ftp://127.0.0.1/"}', "A page names something that is no http or https address"),
     ],
 )

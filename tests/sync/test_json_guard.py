@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.services.sync.errors import UnreadableFeedError
-from app.services.sync.json_guard import MAX_DEPTH, GuardedJson
+from app.services.sync.readers.json_guard import MAX_DEPTH, GuardedJson
 
 texts = st.text(alphabet='[]{}"\\ab,:\n', max_size=12)
 values = st.recursive(

@@ -24,9 +24,9 @@ from tests.feed_server import Reply, document, offers
 from tests.sync.world import World, counts, eventually
 
 
-async def claim(job_id: str) -> Claim | None:
+async def claim(world: World, job_id: str) -> Claim | None:
     async with transaction() as session:
-        return await runs.claim(session, run_id=UUID(job_id))
+        return await runs.claim(session, run_id=UUID(job_id), settings=world.settings)
 
 
 async def change_run(job_id: str, **values: object) -> None:
@@ -59,14 +59,14 @@ async def is_staging(world: World) -> bool:
 async def test_only_one_worker_can_claim_and_only_a_lost_one_is_replaced(world: World) -> None:
     await world.set_feed()
     job_id = (await world.post()).json()["job_id"]
-    first = await claim(job_id)
+    first = await claim(world, job_id)
     assert first is not None
-    assert await claim(job_id) is None
+    assert await claim(world, job_id) is None
     run = await world.run(job_id)
     assert (run.status, run.tries, run.attempt_id) == (SyncStatus.RUNNING, 1, first.attempt_id)
 
     await change_run(job_id, heartbeat_at=datetime.now(UTC) - timedelta(seconds=31))
-    second = await claim(job_id)
+    second = await claim(world, job_id)
     assert second is not None
     assert second.attempt_id != first.attempt_id
     # The first was only slow. It finds out at its next step, whichever that is.
@@ -98,9 +98,25 @@ async def test_a_worker_that_lost_its_claim_changes_nothing(world: World, monkey
     assert await world.live() == {}
     gate.set()
 
-    # What it had staged is of no use to anybody.
-    assert await clear_abandoned_staging() >= stream.BATCH_ROWS
+    # What it had staged goes when the run is claimed anew.
+    assert await world.staged() >= stream.BATCH_ROWS
+    await change_run(job_id, heartbeat_at=datetime.now(UTC) - timedelta(seconds=31))
+    assert await claim(world, job_id) is not None
     assert await world.staged() == 0
+
+
+async def test_what_an_ended_run_has_left_in_staging_is_cleared(world: World) -> None:
+    gate = gated_feed(world)
+    await world.set_feed()
+    job_id = (await world.post()).json()["job_id"]
+    working = asyncio.create_task(merchant_sync(world.settings)(job_id))
+    await eventually(lambda: is_staging(world))
+    await change_run(job_id, attempt_id=None, status=SyncStatus.FAILED)
+    assert await clear_abandoned_staging() >= stream.BATCH_ROWS
+    gate.set()
+    await working
+    assert await world.staged() == 0
+    assert await world.live() == {}
 
 
 async def test_staging_of_a_running_attempt_is_not_cleared(world: World) -> None:
@@ -119,14 +135,14 @@ async def test_rows_of_a_lost_attempt_do_not_count(world: World) -> None:
     world.server.serve(document(offers(10)))
     await world.set_feed()
     job_id = (await world.post()).json()["job_id"]
-    lost = await claim(job_id)
+    lost = await claim(world, job_id)
     assert lost is not None
     async with transaction() as session:
         columns = {
             "external_id": "ghost", "title": "Ghost", "description": "", "url": "https://x.example", "currency": "PKR",
-            "price_minor": 1, "price_max_minor": 1, "available": True, "content_hash": b"x" * 16,
+            "price_minor": 1, "price_max_minor": 1, "available": True, "deleted": False, "content_hash": b"x" * 16,
         }  # fmt: skip
-        session.add(OfferStaging(attempt_id=lost.attempt_id, row_number=1, offer_id=new_id(), **columns))
+        session.add(OfferStaging(run_id=lost.run_id, row_number=1, offer_id=new_id(), **columns))
     await change_run(job_id, heartbeat_at=datetime.now(UTC) - timedelta(seconds=31))
     assert counts(await world.work(job_id)) == {"fetched": 10, "created": 10}
     assert "ghost" not in await world.live()
@@ -137,9 +153,9 @@ async def test_a_run_whose_workers_die_is_given_up_after_three_tries(world: Worl
     await world.set_feed()
     job_id = (await world.post()).json()["job_id"]
     for _ in range(3):
-        assert await claim(job_id) is not None
+        assert await claim(world, job_id) is not None
         await change_run(job_id, heartbeat_at=datetime.now(UTC) - timedelta(seconds=31))
-    assert await claim(job_id) is None
+    assert await claim(world, job_id) is None
     job = await world.job(job_id)
     assert job["status"] == "failed"
     assert job["error"].startswith("Given up after 3 tries. Its worker was lost each time;")
@@ -240,7 +256,7 @@ async def test_a_definition_that_changed_meanwhile_is_not_taken_for_synced(world
 async def test_the_sweep_rings_for_runs_that_lost_their_worker(world: World) -> None:
     await world.set_feed()
     job_id = (await world.post()).json()["job_id"]
-    assert await claim(job_id) is not None
+    assert await claim(world, job_id) is not None
     await change_run(job_id, created_at=datetime.now(UTC) - timedelta(minutes=5))
     assert await sweep_syncs() == 0
     await change_run(job_id, heartbeat_at=datetime.now(UTC) - timedelta(seconds=31))

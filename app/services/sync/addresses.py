@@ -9,7 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 
-from app.services.sync.errors import FetchError, ForbiddenAddressError
+from app.services.sync.errors import FetchError, ForbiddenAddressError, UnresolvedError
 
 # host, port -> addresses in the order to try them; raises OSError
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -30,13 +30,19 @@ async def system_resolve(host: str, port: int) -> list[str]:
 async def find_addresses(
     host: str, port: int, *, allow_private: bool, timeout_seconds: float, resolve: Resolve = system_resolve
 ) -> list[str]:
-    """Return where to connect to for a host. Raises FetchError, ForbiddenAddressError if any address is not public."""
+    """Return where to connect to for a host.
+
+    Raises ForbiddenAddressError if any address is not public, UnresolvedError if the same may succeed in a moment, and
+    FetchError.
+    """
     try:
         async with asyncio.timeout(timeout_seconds):
             addresses = await resolve(host, port)
     except TimeoutError:
-        raise FetchError(f"The name {host} was not resolved within {timeout_seconds:g} s.") from None
-    except (OSError, UnicodeError):
+        raise UnresolvedError(f"The name {host} was not resolved within {timeout_seconds:g} s.") from None
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == socket.EAI_AGAIN:
+            raise UnresolvedError(f"The name {host} cannot be resolved at present.") from None
         addresses = []
     if not addresses:
         raise FetchError(f"The name {host} does not exist; check the feed's URL.")

@@ -12,6 +12,14 @@ class FetchError(FeedError):
     """The feed could not be fetched completely."""
 
 
+class UnresolvedError(FetchError):
+    """The feed's host could not be looked up at this moment."""
+
+
+class BrokenOffError(FetchError):
+    """The feed's server stopped in the middle of a document; it may send it whole another time."""
+
+
 class ForbiddenAddressError(FetchError):
     """The feed's host, or one it redirects to, is not on the public internet."""
 

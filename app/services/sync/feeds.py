@@ -1,14 +1,17 @@
 """Feeds as staff set them, and when they are due."""
 
+import httpx
 from sqlalchemy import case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import Settings
 from app.db import ring_after_commit
-from app.errors import NotFoundError
-from app.models import Feed, Merchant, MerchantStatus, SyncStatus
-from app.schemas.feeds import FeedWrite
+from app.errors import FieldError, InvalidRequestError, NotFoundError
+from app.models import Feed, FeedCredentialsKind, Merchant, MerchantStatus, SyncStatus
+from app.schemas.feeds import FeedCredentials, FeedLimits, FeedWrite
 from app.services.catalogue import MerchantNotFoundError
 from app.services.sync import runs
+from app.services.sync.credentials import PLACEHOLDER, origin_of, seal_credentials, split_user_info
 from app.services.sync.presets import resolve_mapping
 
 # As many as one look queues; the next look comes within seconds.
@@ -25,6 +28,17 @@ class FeedNotFoundError(NotFoundError):
         super().__init__(f"Merchant {merchant_id} has no feed.")
 
 
+class InvalidFeedError(InvalidRequestError):
+    """The feed's members do not fit each other or the service."""
+
+    code = "invalid_feed"
+    title = "Invalid feed"
+
+    def __init__(self, member: str, message: str) -> None:
+        error: FieldError = {"loc": ["body", member], "msg": message, "type": "invalid_feed"}
+        super().__init__(f"{member}: {message}.", errors=[error])
+
+
 async def get_feed(session: AsyncSession, *, merchant_id: int) -> Feed:
     """Return a merchant's feed. Raises FeedNotFoundError."""
     feed = await session.get(Feed, merchant_id)
@@ -33,12 +47,13 @@ async def get_feed(session: AsyncSession, *, merchant_id: int) -> Feed:
     return feed
 
 
-async def set_feed(session: AsyncSession, *, merchant_id: int, wanted: FeedWrite) -> Feed:
+async def set_feed(session: AsyncSession, *, settings: Settings, merchant_id: int, wanted: FeedWrite) -> Feed:
     """Set or replace a merchant's feed. A new definition is due at once and read in full.
 
-    Raises MerchantNotFoundError, InvalidFeedMappingError.
+    Raises MerchantNotFoundError, InvalidFeedMappingError, InvalidFeedError.
     """
     format_, mapping = resolve_mapping(wanted.mapping, wanted.format)
+    _require_allowed_limits(settings, wanted)
     # The lock makes two that set a merchant's first feed come one after the other.
     if await session.scalar(select(Merchant.id).where(Merchant.id == merchant_id).with_for_update()) is None:
         raise MerchantNotFoundError(merchant_id)
@@ -46,7 +61,8 @@ async def set_feed(session: AsyncSession, *, merchant_id: int, wanted: FeedWrite
     if feed is None:
         feed = Feed(merchant_id=merchant_id)
         session.add(feed)
-    definition = (wanted.url, format_, mapping.model_dump(mode="json"))
+    url = _set_credentials(settings, feed, wanted)
+    definition = (url, format_, mapping.model_dump(mode="json"))
     if (feed.url, feed.format, feed.mapping) != definition:
         feed.url, feed.format, feed.mapping = definition
         feed.etag = feed.last_modified = feed.content_hash = None
@@ -56,10 +72,45 @@ async def set_feed(session: AsyncSession, *, merchant_id: int, wanted: FeedWrite
     feed.enabled = wanted.enabled
     feed.interval_seconds = wanted.interval_seconds
     feed.max_loss_basis_points = wanted.max_loss_basis_points
+    for name in FeedLimits.model_fields:
+        setattr(feed, name, getattr(wanted, name))
     await session.flush()
     # Times are the database's.
     await session.refresh(feed)
     return feed
+
+
+def _require_allowed_limits(settings: Settings, wanted: FeedLimits) -> None:
+    most = {
+        "max_bytes": settings.feed_max_bytes,
+        "max_rows": settings.feed_max_rows,
+        "max_seconds": settings.feed_max_seconds,
+    }
+    for name, limit in most.items():
+        if (getattr(wanted, name) or 0) > limit:
+            raise InvalidFeedError(name, f"at most {limit} (FEED_{name.upper()})")
+
+
+def _set_credentials(settings: Settings, feed: Feed, wanted: FeedWrite) -> str:
+    """Seal what the request has of credentials; returns the address without any."""
+    url, in_url = split_user_info(wanted.url)
+    if in_url is not None and wanted.credentials is not None:
+        raise InvalidFeedError("credentials", "the address has a user name in it; give one or the other")
+    given: FeedCredentials | None = wanted.credentials or in_url
+    if given is not None:
+        feed.credentials_kind = FeedCredentialsKind(given.kind)
+        feed.credentials_encrypted = seal_credentials(settings, given)
+    elif "credentials" in wanted.model_fields_set:
+        feed.credentials_kind = feed.credentials_encrypted = None
+    elif feed.credentials_kind is not None and origin_of(httpx.URL(url)) != origin_of(httpx.URL(feed.url)):
+        # Whoever may change the address must not learn the secret by sending it to a server of his own.
+        raise InvalidFeedError("credentials", "those that are set are for another host; send them again, or null")
+    wants_secret = PLACEHOLDER in url
+    if wants_secret != (feed.credentials_kind is FeedCredentialsKind.PATH):
+        raise InvalidFeedError("url", f"{PLACEHOLDER} belongs in it with credentials of the kind path, and only then")
+    if wants_secret and PLACEHOLDER in origin_of(httpx.URL(url)):
+        raise InvalidFeedError("url", f"{PLACEHOLDER} must not be in the host")
+    return url
 
 
 async def queue_due(session: AsyncSession, *, request_id: str | None) -> int:

@@ -7,7 +7,7 @@ header and in TLS; so redirects and rebinding lead nowhere new. Redirects are fo
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,18 +19,19 @@ from typing import Self
 import httpx
 
 from app.services.sync.addresses import Resolve, find_addresses, system_resolve
-from app.services.sync.errors import FetchError, ForbiddenAddressError
+from app.services.sync.credentials import Access, origin_of
+from app.services.sync.errors import BrokenOffError, FetchError, ForbiddenAddressError, UnresolvedError
 from app.services.sync.gunzip import Gunzip
+from app.services.sync.retry import Backoff, retry_after_seconds
 
 logger = logging.getLogger(__name__)
 
 _MOST_REDIRECTS = 5
-_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-_LONGEST_RETRY_AFTER_SECONDS = 30.0
+_TOO_MANY_REQUESTS = 429
 _ACCEPTED_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
 _ADVICE = {
-    401: " Check the user name and password in the feed's URL.",
-    403: " Check the credentials in the feed's URL, and whether the server lets us in.",
+    401: " Check the feed's credentials.",
+    403: " Check the feed's credentials, and whether the server lets us in.",
     404: " Check the feed's URL.",
     410: " Check the feed's URL.",
 }
@@ -46,15 +47,17 @@ class Validators:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """How a fetch ended: where (after redirects), and with which version, or that nothing is newer."""
+    """How a fetch ended: where (after redirects), with which version and next page, or that nothing is newer."""
 
     url: str
     validators: Validators
     not_modified: bool = False
+    # As the answer's `Link` header names it, perhaps relative to `url`.
+    next_url: str | None = None
 
 
 class _RetryError(Exception):
-    """The same request may succeed in a moment; the cause says what happened."""
+    """The same request may succeed in a moment; `error` says what happened."""
 
     def __init__(self, error: FetchError, after_seconds: float = 0) -> None:
         super().__init__(str(error))
@@ -62,21 +65,32 @@ class _RetryError(Exception):
         self.after_seconds = after_seconds
 
 
+async def no_pace(host: str) -> None:
+    """Let every call go at once."""
+
+
 class Fetcher:
-    """Fetches the documents of one feed. Use as an async context manager."""
+    """Fetches the documents of one feed. Use as an async context manager.
+
+    `pace` is awaited before each request with the host that it goes to.
+    """
 
     def __init__(
         self,
         *,
         allow_private: bool,
         timeout_seconds: float,
+        backoff: Backoff,
+        access: Access | None = None,
+        pace: Callable[[str], Awaitable[None]] = no_pace,
         resolve: Resolve = system_resolve,
-        retry_seconds: tuple[float, ...] = (0.5, 2.0),
     ) -> None:
         self._allow_private = allow_private
         self._timeout_seconds = timeout_seconds
+        self._backoff = backoff
+        self._access = access
+        self._pace = pace
         self._resolve = resolve
-        self._retry_seconds = retry_seconds
         self._stack = AsyncExitStack()
         self._hosts: dict[tuple[str, int], tuple[httpx.AsyncHTTPTransport, list[str]]] = {}
         self._credentials: dict[str, str] = {}
@@ -89,21 +103,38 @@ class Fetcher:
     ) -> None:
         await self._stack.aclose()
 
-    async def fetch(self, url: str, *, write: Callable[[bytes], None], validators: Validators | None = None) -> Fetched:
+    async def fetch(
+        self,
+        url: str,
+        *,
+        write: Callable[[bytes], None],
+        validators: Validators | None = None,
+        restart: Callable[[], None] | None = None,
+    ) -> Fetched:
         """Hand a document to `write`, piece by piece, decompressed; with `validators`, only when it is newer.
 
-        Tries again what failed before its first byte. Raises FetchError, and what `write` raises.
+        What failed before its first byte is tried again, with a wait that grows and is as long as the server asks for.
+        With `restart`, which forgets what was written, so is what broke off. Raises FetchError, of which BrokenOffError
+        for a document that broke off, and what `write` raises.
         """
-        waits = list(self._retry_seconds)
-        while True:
+        for tries in range(self._backoff.tries):
             try:
                 return await self._fetch_once(url, write, validators)
-            except _RetryError as failure:
-                if not waits:
-                    raise failure.error from None
-                seconds = max(waits.pop(0), min(failure.after_seconds, _LONGEST_RETRY_AFTER_SECONDS))
+            except (_RetryError, BrokenOffError) as failure:
+                error, asked = (
+                    (failure.error, failure.after_seconds) if isinstance(failure, _RetryError) else (failure, 0)
+                )
+                if isinstance(failure, BrokenOffError) and restart is None:
+                    raise
+                seconds = self._backoff.wait_seconds(tries, asked)
+                if seconds is None:
+                    hint = f" It asks to come back in {asked:.0f} s." if asked else ""
+                    raise type(error)(f"{error}{hint}") from None
+                if restart is not None:
+                    restart()
                 logger.info("feed's server is asked again", extra={"reason": str(failure), "after_seconds": seconds})
                 await asyncio.sleep(seconds)
+        raise AssertionError("the last try has no wait")
 
     async def _fetch_once(self, url: str, write: Callable[[bytes], None], validators: Validators | None) -> Fetched:
         async with self._open(url, _conditions(validators)) as (final, response):
@@ -114,8 +145,8 @@ class Fetcher:
             try:
                 await _read(response, write)
             except httpx.TransportError as error:
-                raise FetchError(f"{_origin(final)} broke off: {self._describe(error)}") from None
-            return Fetched(str(final), version)
+                raise BrokenOffError(f"{origin_of(final)} broke off: {self._describe(error)}") from None
+            return Fetched(str(final), version, next_url=response.links.get("next", {}).get("url"))
 
     @asynccontextmanager
     async def _open(self, start: str, headers: dict[str, str]) -> AsyncIterator[tuple[httpx.URL, httpx.Response]]:
@@ -131,16 +162,18 @@ class Fetcher:
                 return
             await response.aclose()
             url = _parse(response.headers["Location"], base=url)
-        raise FetchError(f"{_origin(url)} redirects more than {_MOST_REDIRECTS} times.")
+        raise FetchError(f"{origin_of(url)} redirects more than {_MOST_REDIRECTS} times.")
 
     async def _send(self, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
         transport, addresses = await self._host(url)
-        headers = {**headers, "Host": url.netloc.decode("ascii"), **self._authorization(url)}
+        asked, letting_in = self._access.apply(url) if self._access is not None else (url, {})
+        headers = {**headers, "Host": url.netloc.decode("ascii"), **self._authorization(url), **letting_in}
+        await self._pace(url.host)
         failure: httpx.TransportError | None = None
         for address in addresses:
             request = httpx.Request(
                 "GET",
-                url.copy_with(host=address, userinfo=b"", fragment=None),
+                asked.copy_with(host=address, userinfo=b"", fragment=None),
                 headers=headers,
                 extensions={
                     "sni_hostname": url.raw_host.decode("ascii"),
@@ -156,20 +189,23 @@ class Fetcher:
                 failure = error
                 break
         message = self._describe(failure) if failure else "it has no address"
-        raise _RetryError(FetchError(f"{_origin(url)} does not answer: {message}"))
+        raise _RetryError(FetchError(f"{origin_of(url)} does not answer: {message}"))
 
     async def _host(self, url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, list[str]]:
         """Return a host's own pool of connections, and where the host is."""
         host = url.raw_host.decode("ascii")
         port = url.port or (443 if url.scheme == "https" else 80)
         if (known := self._hosts.get((host, port))) is None:
-            addresses = await find_addresses(
-                host,
-                port,
-                allow_private=self._allow_private,
-                timeout_seconds=self._timeout_seconds,
-                resolve=self._resolve,
-            )
+            try:
+                addresses = await find_addresses(
+                    host,
+                    port,
+                    allow_private=self._allow_private,
+                    timeout_seconds=self._timeout_seconds,
+                    resolve=self._resolve,
+                )
+            except UnresolvedError as error:
+                raise _RetryError(error) from None
             transport = await self._stack.enter_async_context(httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False))
             known = self._hosts[host, port] = (transport, addresses)
         return known
@@ -178,8 +214,8 @@ class Fetcher:
         """Return the header for user info that this URL, or an earlier one of the same origin, carried."""
         if url.userinfo:
             pair = f"{url.username}:{url.password}".encode()
-            self._credentials[_origin(url)] = f"Basic {base64.b64encode(pair).decode()}"
-        known = self._credentials.get(_origin(url))
+            self._credentials[origin_of(url)] = f"Basic {base64.b64encode(pair).decode()}"
+        known = self._credentials.get(origin_of(url))
         return {"Authorization": known} if known else {}
 
     def _describe(self, error: httpx.TransportError) -> str:
@@ -222,14 +258,15 @@ def _require_success(url: httpx.URL, response: httpx.Response, *, conditional: b
     if status == HTTPStatus.OK:
         encodings = {part.strip().lower() for part in response.headers.get("Content-Encoding", "").split(",")}
         if not encodings <= _ACCEPTED_ENCODINGS:
-            raise FetchError(f"{_origin(url)} encodes its answer in a way that was not asked for; gzip is understood.")
+            raise FetchError(
+                f"{origin_of(url)} encodes its answer in a way that was not asked for; gzip is understood."
+            )
         return
     if status == HTTPStatus.NOT_MODIFIED and conditional:
         return
-    error = FetchError(f"{_origin(url)} answered {status} {_phrase(status)}.{_ADVICE.get(status, '')}")
-    if status in _RETRIED_STATUSES:
-        after = response.headers.get("Retry-After", "")
-        raise _RetryError(error, float(after) if after.isascii() and after.isdecimal() and len(after) < 6 else 0)
+    error = FetchError(f"{origin_of(url)} answered {status} {_phrase(status)}.{_ADVICE.get(status, '')}")
+    if status == _TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise _RetryError(error, retry_after_seconds(response.headers))
     raise error
 
 
@@ -246,13 +283,9 @@ def _parse(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL()
     if url.scheme not in {"http", "https"} or not url.raw_host:
-        where = "The feed's URL" if base is None else f"{_origin(base)} redirects to an address that"
+        where = "The feed's URL" if base is None else f"{origin_of(base)} redirects to an address that"
         raise ForbiddenAddressError(f"{where} is not an http or https address.")
     return url
-
-
-def _origin(url: httpx.URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 @cache

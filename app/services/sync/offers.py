@@ -7,8 +7,8 @@ left out. Money is exact or the row is rejected.
 import hashlib
 import html
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,12 +18,14 @@ from uuid import UUID
 import uuid_utils
 
 from app.money import MAX_MINOR, MoneyError, parse_decimal
-from app.schemas.feeds import CsvMapping, JsonMapping, PriceUnit
+from app.schemas.feed_mappings import AnyMapping, PriceUnit
 from app.services.sync.errors import RowError
+from app.services.sync.prices import is_within, parse_price
+from app.services.sync.readers.pick import Values, split_template
 
 # A staged row: the columns of `offer_staging`, in this order.
 STAGED_COLUMNS = (
-    "attempt_id",
+    "run_id",
     "row_number",
     "offer_id",
     "external_id",
@@ -37,6 +39,7 @@ STAGED_COLUMNS = (
     "price_minor",
     "price_max_minor",
     "available",
+    "deleted",
     "content_hash",
 )
 StagedRow = tuple[Any, ...]
@@ -52,7 +55,6 @@ _SHOWN = 60
 _HTTP_URL = re.compile(r"https?://[^\s/?#@\\\x00-\x1f]+(?:[/?#][^\s\x00-\x1f]*)?", re.IGNORECASE)
 # Without "<" inside, a run of "<" costs one step each and not the square of their number.
 _TAG = re.compile(r"<[^<>]*>")
-_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
 _AVAILABLE = {
@@ -63,23 +65,7 @@ _AVAILABLE = {
 }
 
 # Prices repeat, and reading one costs more than all else of a row. Failures are not kept.
-_parse_major = lru_cache(maxsize=8192)(parse_decimal)
-
-
-class Values(NamedTuple):
-    """A row's raw values, in the order of `schemas.feeds.OptionalFields`. None or blank: the row has none."""
-
-    external_id: Any = None
-    title: Any = None
-    description: Any = None
-    brand: Any = None
-    category: Any = None
-    url: Any = None
-    image_url: Any = None
-    price: Any = None
-    price_max: Any = None
-    currency: Any = None
-    available: Any = None
+_parse_number = lru_cache(maxsize=8192)(parse_decimal)
 
 
 class Price(NamedTuple):
@@ -99,23 +85,21 @@ class Defaults:
 
 
 class OfferBuilder:
-    """Builds the staged rows of one attempt at a sync."""
+    """Builds the staged rows of one run."""
 
-    def __init__(self, mapping: CsvMapping | JsonMapping, *, attempt_id: UUID, defaults: Defaults) -> None:
-        self._attempt_id = attempt_id
+    def __init__(self, mapping: AnyMapping, *, run_id: UUID, defaults: Defaults) -> None:
+        self._run_id = run_id
         self._currency = mapping.currency or defaults.currency
+        self._decimal = mapping.decimal
         self._minor_unit = mapping.price_unit is PriceUnit.MINOR
-        self._url_parts = _split_template(mapping.url_template, defaults.tracking_url)
-
-    @property
-    def template_names(self) -> list[str]:
-        """The columns or paths whose values the URL template takes."""
-        return self._url_parts[1::2]
+        self._url_parts = split_template(_with_host(mapping.url_template, defaults.tracking_url))
+        self._now = datetime.now(UTC)
 
     def price(self, values: Values) -> Price | None:
         """Return a row's price, None when it has none. Raises RowError."""
-        currency = _currency(values.currency, self._currency)
-        low = self._amount(values.price, currency)
+        stated = _currency(values.currency)
+        usual = self._amount(values.price, stated)
+        low = self._sale(values, usual, stated)
         if low is None:
             return None
         high = self._amount(values.price_max, low[0])
@@ -125,14 +109,10 @@ class OfferBuilder:
             raise RowError(f"price is in {low[0]}, price_max in {high[0]}")
         return Price(low[0], low[1], max(low[1], high[1]))
 
-    def build(self, row_number: int, values: Values, price: Price | None, lookup: Callable[[str], Any]) -> StagedRow:
-        """Return the row to stage; `lookup` gives the values that the URL template names. Raises RowError."""
-        external_id = _text(values.external_id, "external_id")
+    def build(self, row_number: int, values: Values, price: Price | None) -> StagedRow:
+        """Return the row to stage. Raises RowError."""
+        external_id = _external_id(values)
         title = " ".join(_text(values.title, "title").split())[:_LONGEST_TITLE]
-        if not external_id:
-            raise RowError("external_id is empty")
-        if len(external_id) > _LONGEST_ID:
-            raise RowError(f"external_id is longer than {_LONGEST_ID} characters")
         if not title:
             raise RowError("title is empty")
         if price is None:
@@ -140,7 +120,7 @@ class OfferBuilder:
         description = _plain_text(_text(values.description, "description"))
         brand = _text(values.brand, "brand")[:_LONGEST_BRAND] or None
         category_slug = _slug(_text(values.category, "category"))
-        url = self._url(values, lookup)
+        url = self._url(values)
         image_url = _text(values.image_url, "image_url")
         if image_url and not _is_url(image_url):
             image_url = ""
@@ -149,14 +129,9 @@ class OfferBuilder:
             (external_id, title, description, brand or "", category_slug or "", url, image_url,
              f"{price.currency} {price.minor} {price.max_minor} {available:d}")
         )  # fmt: skip
-        if "\0" in content:
-            raise RowError("a text holds the character U+0000")
-        try:
-            digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
-        except UnicodeEncodeError:
-            raise RowError("a text holds bytes that are not in the feed's encoding") from None
+        digest = hashlib.blake2b(_storable(content), digest_size=16).digest()
         return (
-            self._attempt_id,
+            self._run_id,
             row_number,
             # Not new_id(): the driver only wants the bytes, and a standard UUID of them costs five times as much.
             uuid_utils.uuid7(),
@@ -171,45 +146,60 @@ class OfferBuilder:
             price.minor,
             price.max_minor,
             available,
+            False,
             digest,
         )
 
-    def _amount(self, value: Any, currency: str) -> tuple[str, int] | None:  # noqa: ANN401 - a feed's value
+    def build_deletion(self, row_number: int, values: Values) -> StagedRow:
+        """Return the row that takes an offer out. Raises RowError."""
+        external_id = _external_id(values)
+        _storable(external_id)
+        texts = (external_id, "", "", None, None, "", None, "")
+        return (self._run_id, row_number, uuid_utils.uuid7(), *texts, 0, 0, False, True, b"")
+
+    def _sale(self, values: Values, usual: tuple[str, int] | None, stated: str | None) -> tuple[str, int] | None:
+        """Return what the offer costs now: its sale price if it has one that counts."""
+        sale = self._amount(values.sale_price, usual[0] if usual else stated)
+        if sale is None or sale[1] == 0:
+            return usual
+        if usual is not None and sale[0] != usual[0]:
+            raise RowError(f"price is in {usual[0]}, sale_price in {sale[0]}")
+        if usual is not None and (
+            sale[1] > usual[1] or not is_within(_text(values.sale_period, "sale_period"), self._now)
+        ):
+            return usual
+        return sale
+
+    def _amount(self, value: Any, stated: str | None) -> tuple[str, int] | None:  # noqa: ANN401 - a feed's value
         if value is None:
             return None
         if isinstance(value, dict):
-            currency = _currency(value.get("currency"), currency)
+            stated = _currency(value.get("currency")) or stated
             if (minor := value.get("amount_minor")) is None:
-                return self._amount(value.get("amount"), currency)
+                return self._amount(value.get("amount"), stated)
             if not isinstance(minor, int) or isinstance(minor, bool):
                 raise RowError(f"amount_minor {_shown(minor)} is not a whole number")
+            currency = stated or self._currency
         else:
             text = _text(value, "price")
             if not text:
                 return None
-            amount, _, code = text.partition(" ")
-            if _CURRENCY.fullmatch(code):
-                text, currency = amount, code
-            minor = self._minor(text, currency)
+            if isinstance(value, str) and not self._minor_unit:
+                currency, minor = parse_price(text, stated=stated, default=self._currency, decimal=self._decimal)
+            else:
+                currency = stated or self._currency
+                # A currency without decimals reads whole numbers only, of at most 64 bits.
+                minor = _number(text, "JPY" if self._minor_unit else currency)
         if not 0 <= minor <= MAX_MINOR:
             raise RowError(f"price {_shown(minor)} is below zero or too large")
         return currency, minor
 
-    def _minor(self, text: str, currency: str) -> int:
-        try:
-            if self._minor_unit:
-                # A currency without decimals reads whole numbers only, of at most 64 bits.
-                return _parse_major(text, "JPY")
-            return _parse_major(text, currency)
-        except MoneyError as error:
-            raise RowError(f"price: {error}") from None
-
-    def _url(self, values: Values, lookup: Callable[[str], Any]) -> str:
+    def _url(self, values: Values) -> str:
         url = _text(values.url, "url")
         if not url and self._url_parts:
             parts = list(self._url_parts)
-            for index in range(1, len(parts), 2):
-                value = _text(lookup(parts[index]), parts[index])
+            for index, given in zip(range(1, len(parts), 2), values.template, strict=True):
+                value = _text(given, parts[index])
                 if not value:
                     raise RowError(f"{parts[index]} is empty, and the URL needs it")
                 parts[index] = quote(value, safe="", errors="backslashreplace")
@@ -219,22 +209,45 @@ class OfferBuilder:
         return url
 
 
-def _currency(value: Any, default: str) -> str:  # noqa: ANN401 - a feed's value
+def _external_id(values: Values) -> str:
+    external_id = _text(values.external_id, "external_id")
+    if not external_id:
+        raise RowError("external_id is empty")
+    if len(external_id) > _LONGEST_ID:
+        raise RowError(f"external_id is longer than {_LONGEST_ID} characters")
+    return external_id
+
+
+def _storable(text: str) -> bytes:
+    """Return what PostgreSQL would store of a text. Raises RowError when it would not."""
+    if "\0" in text:
+        raise RowError("a text holds the character U+0000")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise RowError("a text holds bytes that are not in the feed's encoding") from None
+
+
+def _currency(value: Any) -> str | None:  # noqa: ANN401 - a feed's value
     if value is None or not (code := _text(value, "currency").upper()):
-        return default
+        return None
     if not _CURRENCY.fullmatch(code):
         raise RowError(f"currency {_shown(code)} is not an ISO 4217 code")
     return code
 
 
-def _split_template(template: str | None, tracking_url: str) -> list[str]:
-    """Split a template into texts (even places) and the names between them (odd places)."""
-    if template is None:
-        return []
-    if "://" not in template:
-        home = urlsplit(tracking_url)
-        template = f"{home.scheme}://{home.netloc}/{template.lstrip('/')}"
-    return _PLACEHOLDER.split(template)
+def _number(text: str, currency: str) -> int:
+    try:
+        return _parse_number(text, currency)
+    except MoneyError as error:
+        raise RowError(f"price: {error}") from None
+
+
+def _with_host(template: str | None, tracking_url: str) -> str | None:
+    if template is None or "://" in template:
+        return template
+    home = urlsplit(tracking_url)
+    return f"{home.scheme}://{home.netloc}/{template.lstrip('/')}"
 
 
 def _text(value: Any, name: str) -> str:  # noqa: ANN401 - a feed's value
@@ -272,6 +285,8 @@ def read_flag(value: Any) -> bool:  # noqa: ANN401 - a feed's value
     # schema.org's values are addresses: https://schema.org/InStock
     word = text.rpartition("/")[2].lower().replace("_", " ").replace("-", " ")
     if (available := _AVAILABLE.get(word)) is None:
+        if word.isascii() and word.isdecimal():
+            return int(word[:18]) > 0
         raise RowError(f"available {_shown(text)} is neither yes nor no")
     return available
 

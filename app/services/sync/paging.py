@@ -1,87 +1,95 @@
-"""Where the next page of a JSON feed is."""
+"""Where the next page of a feed is, whatever its format."""
 
-import re
-from typing import Any, assert_never
+from dataclasses import dataclass
+from typing import assert_never
 from urllib.parse import urljoin
 
-import ijson
-
-from app.schemas.feeds import CursorPaging, JsonMapping, NextUrlPaging, PageNumberPaging
+from app.schemas.feed_mappings import (
+    CursorPaging,
+    LinkHeaderPaging,
+    NextUrlPaging,
+    OffsetPaging,
+    PageNumberPaging,
+    Paging,
+)
 from app.services.sync.errors import UnreadableFeedError
-from app.services.sync.json_guard import GuardedJson
-from app.services.sync.json_rows import BUFFER_BYTES, items, unreadable
+from app.services.sync.readers import RowReader
 from app.services.sync.spool import DocumentReader
 from app.urls import is_http_url, with_parameter
 
-_LONGEST_TOKEN = 2_048
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page that was fetched."""
+
+    # From 0.
+    number: int
+    # Where it came from, which relative addresses are relative to.
+    url: str
+    document: DocumentReader
+    # As its `Link` header says.
+    next_url: str | None = None
 
 
-def first_page(mapping: JsonMapping, url: str) -> str:
+def first_page(paging: Paging | None, feed_url: str) -> str:
     """Return the address of the first page."""
-    match mapping.paging:
+    match paging:
         case PageNumberPaging(parameter=parameter, first=first):
-            return with_parameter(url, parameter, str(first))
+            return with_parameter(feed_url, parameter, str(first))
+        case OffsetPaging():
+            return _at_offset(paging, feed_url, 0)
         case _:
-            return url
+            return feed_url
 
 
-def next_page(mapping: JsonMapping, *, feed_url: str, url: str, number: int, page: DocumentReader) -> str | None:
-    """Return the address of the page after `page`, the `number`-th (from 0) that was fetched; None after the last.
-
-    `url` is where the page came from, which relative addresses are relative to. Raises UnreadableFeedError.
-    """
-    match mapping.paging:
+def next_page(paging: Paging | None, *, reader: RowReader, feed_url: str, page: Page) -> str | None:
+    """Return the address of the page after this one, None after the last. Raises UnreadableFeedError."""
+    match paging:
         case None:
             return None
         case NextUrlPaging(path=path):
-            token = _find_token(page, path)
-            following = urljoin(url, token) if token else None
+            token = reader.find(page.document.again(), path)
+            following = urljoin(page.url, token) if token else None
+        case LinkHeaderPaging():
+            following = urljoin(page.url, page.next_url) if page.next_url else None
         case CursorPaging(path=path, parameter=parameter):
-            token = _find_token(page, path)
+            token = reader.find(page.document.again(), path)
             following = with_parameter(feed_url, parameter, token) if token else None
-        case PageNumberPaging(parameter=parameter, first=first):
-            is_last = next(items(page, mapping.items_path), None) is None
-            following = None if is_last else with_parameter(feed_url, parameter, str(first + number + 1))
+        case PageNumberPaging(parameter=parameter, first=first, pages=pages):
+            count = None if pages is None else _number(reader, page, pages)
+            is_last = _is_empty(reader, page) if count is None else page.number + 1 >= count
+            following = None if is_last else with_parameter(feed_url, parameter, str(first + page.number + 1))
+        case OffsetPaging():
+            offset = (page.number + 1) * paging.size
+            total = announced_total(paging, reader=reader, page=page)
+            is_last = _is_empty(reader, page) or (total is not None and offset >= total)
+            following = None if is_last else _at_offset(paging, feed_url, offset)
         case _:
-            assert_never(mapping.paging)
-    if following is None:
-        return None
-    if not is_http_url(following):
+            assert_never(paging)
+    if following is not None and not is_http_url(following):
         raise UnreadableFeedError("A page names something that is no http or https address as the next one.")
-    if following == url:
-        raise UnreadableFeedError("A page names itself as the next one.")
     return following
 
 
-def _find_token(page: DocumentReader, path: str) -> str:
-    """Return the text or number at a dotted path; empty where there is none."""
-    if not _may_have(page.again(), path.rpartition(".")[2]):
-        return ""
-    try:
-        for prefix, event, value in ijson.parse(GuardedJson(page, limit_items=False), buf_size=BUFFER_BYTES):
-            if prefix == path:
-                return _token(event, value)
-    except (ijson.JSONError, ValueError) as error:
-        raise unreadable(error) from None
-    return ""
+def announced_total(paging: Paging | None, *, reader: RowReader, page: Page) -> int | None:
+    """Return how many items there are in all, as a page says; None when it does not. Raises UnreadableFeedError."""
+    return None if paging is None or paging.total is None else _number(reader, page, paging.total)
 
 
-def _may_have(page: DocumentReader, member: str) -> bool:
-    """Whether a member of this name has a text or a number anywhere: most feeds are one page and need no parsing."""
-    wanted = re.compile(rb'"%s"\s{0,100}:\s{0,100}["\d]' % re.escape(member.encode()))
-    kept = b""
-    while piece := page.read(BUFFER_BYTES):
-        if wanted.search(window := kept + piece):
-            return True
-        # What matches may be cut in two by the pieces' border.
-        kept = window[-(len(member) * 4 + 210) :]
-    return False
+def _at_offset(paging: OffsetPaging, feed_url: str, offset: int) -> str:
+    if paging.size_parameter is not None:
+        feed_url = with_parameter(feed_url, paging.size_parameter, str(paging.size))
+    return with_parameter(feed_url, paging.parameter, str(offset))
 
 
-def _token(event: str, value: Any) -> str:  # noqa: ANN401 - a feed's value
-    if event in {"null", "boolean"}:
-        return ""
-    token = str(value)
-    if event not in {"string", "number"} or len(token) > _LONGEST_TOKEN:
-        raise UnreadableFeedError("A page does not name the next one by a text or number; check the mapping's paging.")
-    return token
+def _number(reader: RowReader, page: Page, path: str) -> int | None:
+    text = reader.find(page.document.again(), path).strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 12):
+        raise UnreadableFeedError(f"A page has no number at {path!r}; check the mapping's paging.")
+    return int(text)
+
+
+def _is_empty(reader: RowReader, page: Page) -> bool:
+    return next(reader.rows(page.document.again()), None) is None

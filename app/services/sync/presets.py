@@ -1,54 +1,24 @@
-"""Mappings that ship with the service, and how a request's mapping becomes a complete one."""
+"""Mappings that ship with the service (`app/presets/feeds`), and how a request's mapping becomes a complete one."""
 
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from pydantic import ValidationError
 
 from app.errors import FieldError, InvalidRequestError
 from app.models import FeedFormat
-from app.schemas.feeds import CsvMapping, FeedPreset, JsonMapping, MappingWrite
-
-_PRESETS: dict[FeedPreset, tuple[FeedFormat, dict[str, Any]]] = {
-    # The product export of a large shop platform: one row a variant, further rows for further images.
-    FeedPreset.SHOPIFY: (
-        FeedFormat.CSV,
-        {
-            "group_by": "Handle",
-            "url_template": "/products/{Handle}",
-            "fields": {
-                "external_id": "Handle",
-                "title": "Title",
-                "description": "Body (HTML)",
-                "brand": "Vendor",
-                "category": "Type",
-                "image_url": "Image Src",
-                "price": "Variant Price",
-                "available": "Published",
-            },
-        },
-    ),
-    # What we ask of a merchant who writes a feed for us; the members are those of our own offers.
-    FeedPreset.DIRECT_JSON: (
-        FeedFormat.JSON,
-        {
-            "items_path": "items",
-            "paging": {"kind": "next_url", "path": "next"},
-            "fields": {
-                "external_id": "id",
-                "title": "title",
-                "description": "description",
-                "brand": "brand",
-                "category": "category",
-                "url": "url",
-                "image_url": "image_url",
-                "price": "price",
-                "price_max": "price_max",
-                "currency": "currency",
-                "available": "available",
-            },
-        },
-    ),
-}
+from app.schemas.feed_mappings import (
+    AnyMapping,
+    CsvMapping,
+    FeedPreset,
+    JsonMapping,
+    MappingWrite,
+    NdjsonMapping,
+    XmlMapping,
+)
 
 
 class InvalidFeedMappingError(InvalidRequestError):
@@ -61,16 +31,39 @@ class InvalidFeedMappingError(InvalidRequestError):
         super().__init__("The mapping is not complete or does not fit the format; see errors.", errors=errors)
 
 
-def resolve_mapping(written: MappingWrite, format_: FeedFormat | None) -> tuple[FeedFormat, CsvMapping | JsonMapping]:
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One file."""
+
+    name: FeedPreset
+    about: str
+    format: FeedFormat
+    mapping: dict[str, Any]
+
+
+@cache
+def load_preset(name: FeedPreset) -> Preset:
+    """Return a preset."""
+    text = (files("app") / "presets" / "feeds" / f"{name.value}.toml").read_text(encoding="utf-8")
+    content = tomllib.loads(text)
+    return Preset(name, content["about"], FeedFormat(content["format"]), content["mapping"])
+
+
+def list_presets() -> list[Preset]:
+    """Return all presets, by name."""
+    return [load_preset(name) for name in sorted(FeedPreset)]
+
+
+def resolve_mapping(written: MappingWrite, format_: FeedFormat | None) -> tuple[FeedFormat, AnyMapping]:
     """Return the format and the complete mapping. Raises InvalidFeedMappingError."""
     values: dict[str, Any] = {}
     if written.preset is not None:
-        preset_format, values = _PRESETS[written.preset]
-        if format_ not in {None, preset_format}:
+        preset = load_preset(written.preset)
+        if format_ not in {None, preset.format}:
             raise InvalidFeedMappingError(
-                [_error("format", f"the preset {written.preset.value} is {preset_format.value}", "preset_format")]
+                [_error("format", f"the preset {preset.name.value} is {preset.format.value}", "preset_format")]
             )
-        format_ = preset_format
+        format_, values = preset.format, preset.mapping
     if format_ is None:
         raise InvalidFeedMappingError([_error("format", "needed when there is no preset", "missing")])
     given = written.given()
@@ -86,13 +79,17 @@ def resolve_mapping(written: MappingWrite, format_: FeedFormat | None) -> tuple[
         ) from None
 
 
-def mapping_model(format_: FeedFormat) -> type[CsvMapping | JsonMapping]:
+def mapping_model(format_: FeedFormat) -> type[CsvMapping | JsonMapping | NdjsonMapping | XmlMapping]:
     """Return the shape of a format's mapping."""
     match format_:
         case FeedFormat.CSV:
             return CsvMapping
         case FeedFormat.JSON:
             return JsonMapping
+        case FeedFormat.NDJSON:
+            return NdjsonMapping
+        case FeedFormat.XML:
+            return XmlMapping
 
 
 def _error(member: str, message: str, kind: str) -> FieldError:

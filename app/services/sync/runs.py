@@ -1,7 +1,7 @@
 """The life of a sync run: asked for, claimed, kept alive, and ended; every step one statement or one short transaction.
 
-A claim is an attempt id on the run's row. Whatever a worker writes is tied to it, so one that was taken for dead and
-wakes up again changes nothing.
+A claim is an attempt id on the run's row. Whatever a worker writes is tied to it, staged rows included, so one that was
+taken for dead and wakes up again changes nothing. What a lost worker had staged of a feed of pages is gone on with.
 """
 
 import logging
@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
+from app.config import Settings
 from app.db import ring_after_commit
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
@@ -23,9 +24,9 @@ from app.services.catalogue import MerchantNotFoundError
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 from app.services.sync import staging
 from app.services.sync.apply import Changes
-from app.services.sync.fetch import Validators
-from app.services.sync.offers import Defaults
-from app.services.sync.stream import FeedDefinition, Version
+from app.services.sync.checkpoint import Checkpoint, is_fresh, staged_rows
+from app.services.sync.definition import FeedDefinition
+from app.services.sync.stream import Version
 from app.services.sync.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Claim:
     attempt_id: UUID
     request_id: str | None
     feed: FeedDefinition
+    # Where to go on, when a worker before was lost in the middle of a feed of pages.
+    resume: Checkpoint | None = None
 
 
 async def request_sync(session: AsyncSession, *, merchant_id: int, request_id: str | None) -> SyncRun:
@@ -151,7 +154,7 @@ async def list_runs(
     return {"items": rows, "next_cursor": encode_cursor(rows[-1].id) if more else None}
 
 
-async def claim(session: AsyncSession, *, run_id: UUID) -> Claim | None:
+async def claim(session: AsyncSession, *, run_id: UUID, settings: Settings) -> Claim | None:
     """Take a run that is queued or has lost its worker; None when there is nothing to take.
 
     A run that cannot be worked on ends here, as failed.
@@ -161,7 +164,6 @@ async def claim(session: AsyncSession, *, run_id: UUID) -> Claim | None:
     )
     if run is None:
         return None
-    await staging.clear(session, attempt_id=run.attempt_id)
     row = (
         await session.execute(
             select(Feed, Merchant).join(Merchant, Merchant.id == Feed.merchant_id).where(Merchant.id == run.merchant_id)
@@ -169,6 +171,7 @@ async def claim(session: AsyncSession, *, run_id: UUID) -> Claim | None:
     ).one_or_none()
     if (reason := _reason_to_give_up(run, row)) is not None or row is None:
         _end(run, SyncStatus.FAILED, error=reason)
+        await staging.clear(session, run_id=run.id)
         metrics.SYNC_RUNS.labels(run.status.value).inc()
         logger.warning("sync failed", extra={"run_id": str(run.id), "merchant_id": run.merchant_id, "reason": reason})
         return None
@@ -177,9 +180,26 @@ async def claim(session: AsyncSession, *, run_id: UUID) -> Claim | None:
     run.tries += 1
     run.started_at = run.started_at or func.now()
     run.heartbeat_at = func.now()
-    run.fetched = run.rejected = 0
+    feed = FeedDefinition.of(row.Feed, row.Merchant, settings)
+    resume = await _resumable(session, run, feed, settings)
+    if resume is None:
+        run.checkpoint = None
+    run.fetched, run.rejected = (0, 0) if resume is None else (resume.fetched, resume.rejected)
+    await staging.clear(session, run_id=run.id, after_row=0 if resume is None else resume.rows)
     await session.flush()
-    return Claim(run.id, run.attempt_id, run.request_id, _definition(row.Feed, row.Merchant))
+    return Claim(run.id, run.attempt_id, run.request_id, feed, resume)
+
+
+async def _resumable(
+    session: AsyncSession, run: SyncRun, feed: FeedDefinition, settings: Settings
+) -> Checkpoint | None:
+    """Return where to go on, None to begin anew."""
+    kept = run.checkpoint
+    if kept is None or not is_fresh(kept, definition=feed.identity):
+        return None
+    if await staging.count(session, run_id=run.id, up_to_row=kept["rows"]) != staged_rows(kept):
+        return None
+    return Checkpoint.unsealed(settings, kept)
 
 
 async def beat(session: AsyncSession, *, claim: Claim, tally: Tally) -> None:
@@ -197,7 +217,7 @@ async def beat(session: AsyncSession, *, claim: Claim, tally: Tally) -> None:
 async def lock(session: AsyncSession, *, claim: Claim) -> SyncRun:
     """Keep everybody else from the run until the transaction ends. Raises ClaimLostError.
 
-    It must not change the row: a request for the same merchant would wait for the transaction to end.
+    A long transaction must not change the row before its end: a request for the same merchant would wait for it.
     """
     run = await session.scalar(
         select(SyncRun).where(SyncRun.id == claim.run_id, SyncRun.attempt_id == claim.attempt_id).with_for_update()
@@ -217,7 +237,7 @@ async def succeed(
     _end(run, SyncStatus.SUCCEEDED)
     feed = await session.get(Feed, claim.feed.merchant_id, with_for_update=True)
     # A definition that was changed meanwhile has not been synced yet.
-    if version is not None and feed is not None and _is_same(feed, claim.feed):
+    if version is not None and feed is not None and claim.feed.is_same_as(feed):
         feed.etag, feed.last_modified = version.validators.etag, version.validators.last_modified
         feed.content_hash = version.content_hash
     await session.flush()
@@ -228,7 +248,7 @@ async def fail(session: AsyncSession, *, claim: Claim, tally: Tally, error: str)
     run = await lock(session, claim=claim)
     run.fetched, run.rejected, run.rejected_samples = tally.fetched, tally.rejected, tally.samples
     _end(run, SyncStatus.FAILED, error=error)
-    await staging.clear(session, attempt_id=claim.attempt_id)
+    await staging.clear(session, run_id=run.id)
 
 
 async def put_back(session: AsyncSession, *, claim: Claim, error: str | None) -> None:
@@ -244,7 +264,7 @@ async def put_back(session: AsyncSession, *, claim: Claim, error: str | None) ->
     if error is None:
         run.tries -= 1
         ring_after_commit(session, TASK, str(run.id))
-    await staging.clear(session, attempt_id=claim.attempt_id)
+    await staging.clear(session, run_id=run.id, after_row=0 if run.checkpoint is None else run.checkpoint["rows"])
 
 
 async def ring_forgotten(session: AsyncSession) -> int:
@@ -283,23 +303,6 @@ def _end(run: SyncRun, status: SyncStatus, *, error: str | None = None) -> None:
     run.status = status
     run.error = error
     run.attempt_id = None
+    run.checkpoint = None
     # Not now(), which is when the transaction began.
     run.finished_at = func.clock_timestamp()
-
-
-def _definition(feed: Feed, merchant: Merchant) -> FeedDefinition:
-    return FeedDefinition(
-        merchant_id=merchant.id,
-        url=feed.url,
-        format=feed.format,
-        mapping=feed.mapping,
-        max_loss_basis_points=feed.max_loss_basis_points,
-        defaults=Defaults(merchant.currency, merchant.tracking_url),
-        category_id=merchant.category_id,
-        validators=Validators(feed.etag, feed.last_modified),
-        content_hash=feed.content_hash,
-    )
-
-
-def _is_same(feed: Feed, claimed: FeedDefinition) -> bool:
-    return (feed.url, feed.format, feed.mapping) == (claimed.url, claimed.format, claimed.mapping)

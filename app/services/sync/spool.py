@@ -24,17 +24,27 @@ class SpoolAbortedError(Exception):
 
 @dataclass(slots=True)
 class _Document:
+    name: str
     start: int
+    # The digest of all documents before this one.
+    before: bytes
+    # Nothing of it may be read before its end, so that it can still be begun anew.
+    whole: bool
     end: int | None = None
 
 
 class Spool:
-    """Documents one after another. Writing is for one task, `documents` for one thread; both may go on at once."""
+    """Documents one after another. Writing is for one task, `documents` for one thread; both may go on at once.
 
-    def __init__(self, *, max_bytes: int) -> None:
+    `digest` and `size` are those of documents that an earlier spool had, when this one goes on with the next.
+    """
+
+    def __init__(self, *, max_bytes: int, digest: bytes = b"", size: int = 0) -> None:
         self._max_bytes = max_bytes
         self._file = tempfile.TemporaryFile(prefix="cashback-feed-", buffering=0)  # noqa: SIM115 - closed by __exit__
         self._hash = hashlib.sha256()
+        self._digest = digest
+        self._earlier_size = size
         self._documents: list[_Document] = []
         self._size = 0
         self._finished = False
@@ -52,19 +62,31 @@ class Spool:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of all documents together."""
-        return self._hash.digest()
+        """A digest of all documents that have ended, in their order; 32 bytes."""
+        return self._digest
 
-    def begin_document(self) -> None:
-        """Begin the next document."""
+    def begin_document(self, name: str = "", *, whole: bool = False) -> None:
+        """Begin the next document. A `whole` one is readable only once it has ended, and may be restarted."""
+        self._hash = hashlib.sha256()
         with self._changed:
-            self._documents.append(_Document(self._size))
+            self._documents.append(_Document(name, self._size, self._digest, whole))
             self._changed.notify_all()
+
+    def restart_document(self) -> None:
+        """Forget what was written of the present document, a whole one."""
+        self._hash = hashlib.sha256()
+        with self._changed:
+            self._size = self._documents[-1].start
+        self._file.seek(self._size)
 
     def write(self, data: bytes) -> None:
         """Append to the present document. Raises TooLargeError beyond the limit, OSError when the disk is full."""
-        if self._size + len(data) > self._max_bytes:
-            raise TooLargeError(f"The feed is larger than {self._max_bytes} bytes (FEED_MAX_BYTES), decompressed.")
+        if self._aborted:
+            raise SpoolAbortedError
+        if self._earlier_size + self._size + len(data) > self._max_bytes:
+            raise TooLargeError(
+                f"The feed is larger than {self._max_bytes} bytes (its max_bytes, or FEED_MAX_BYTES), decompressed."
+            )
         self._hash.update(data)
         left = memoryview(data)
         while left:
@@ -75,6 +97,7 @@ class Spool:
 
     def end_document(self) -> "DocumentReader":
         """End the present document; returns a reader of its own for it."""
+        self._digest = hashlib.sha256(self._digest + self._hash.digest()).digest()
         with self._changed:
             document = self._documents[-1]
             document.end = self._size
@@ -93,6 +116,10 @@ class Spool:
             self._aborted = True
             self._changed.notify_all()
 
+    def size_before(self, document: _Document) -> int:
+        """Return the size of all documents before one."""
+        return self._earlier_size + document.start
+
     def documents(self) -> Iterator["DocumentReader"]:
         """Yield each document as soon as it has begun, waiting for it where needed."""
         for index in count():
@@ -110,13 +137,16 @@ class Spool:
     def read_into(self, buffer: memoryview, document: _Document, offset: int) -> int:
         """Fill the buffer with what there is of a document at an offset, waiting for a first byte; 0 at its end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or document.end is not None or self._size > offset)
+            self._changed.wait_for(lambda: self._aborted or self._is_readable(document, offset))
             if self._aborted:
                 raise SpoolAbortedError
             available = (self._size if document.end is None else document.end) - offset
         if available <= 0:
             return 0
         return os.preadv(self._file.fileno(), [buffer[:available]], offset)
+
+    def _is_readable(self, document: _Document, offset: int) -> bool:
+        return document.end is not None or (not document.whole and self._size > offset)
 
 
 class DocumentReader(io.RawIOBase):
@@ -126,6 +156,21 @@ class DocumentReader(io.RawIOBase):
         self._spool = spool
         self._document = document
         self._offset = document.start
+
+    @property
+    def name(self) -> str:
+        """The name that the document was begun with."""
+        return self._document.name
+
+    @property
+    def digest_before(self) -> bytes:
+        """A digest of all documents before this one, empty when it is the first."""
+        return self._document.before
+
+    @property
+    def size_before(self) -> int:
+        """The size of all documents before this one."""
+        return self._spool.size_before(self._document)
 
     def again(self) -> "DocumentReader":
         """Return a reader of the same document, at its start."""

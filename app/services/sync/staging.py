@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import OfferStaging, SyncRun, SyncStatus
@@ -22,14 +22,21 @@ async def copy_rows(session: AsyncSession, *, rows: list[StagedRow]) -> None:
     await raw.copy_records_to_table(OfferStaging.__tablename__, records=rows, columns=STAGED_COLUMNS)
 
 
-async def clear(session: AsyncSession, *, attempt_id: UUID | None) -> None:
-    """Remove what an attempt has staged."""
-    if attempt_id is not None:
-        await session.execute(delete(OfferStaging).where(OfferStaging.attempt_id == attempt_id))
+async def count(session: AsyncSession, *, run_id: UUID, up_to_row: int) -> int:
+    """Count what a run has staged of the rows up to one."""
+    statement = select(func.count()).where(OfferStaging.run_id == run_id, OfferStaging.row_number <= up_to_row)
+    return (await session.execute(statement)).scalar_one()
+
+
+async def clear(session: AsyncSession, *, run_id: UUID, after_row: int = 0) -> None:
+    """Remove what a run has staged of the rows after one."""
+    await session.execute(
+        delete(OfferStaging).where(OfferStaging.run_id == run_id, OfferStaging.row_number > after_row)
+    )
 
 
 async def clear_abandoned(session: AsyncSession) -> int:
-    """Remove rows of attempts that are not the valid one of a running run; returns how many there were."""
-    valid = select(SyncRun.attempt_id).where(SyncRun.status == SyncStatus.RUNNING, SyncRun.attempt_id.is_not(None))
-    result = await session.execute(delete(OfferStaging).where(OfferStaging.attempt_id.not_in(valid)))
+    """Remove rows of runs that have ended; returns how many there were."""
+    unfinished = select(SyncRun.id).where(SyncRun.status.in_([SyncStatus.QUEUED, SyncStatus.RUNNING]))
+    result = await session.execute(delete(OfferStaging).where(OfferStaging.run_id.not_in(unfinished)))
     return int(getattr(result, "rowcount", 0))
