@@ -10,18 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
-from app.models import NotificationEndpoint, PayoutBatch, PayoutMethod, Source
+from app.models import Feed, NotificationEndpoint, PayoutBatch, PayoutMethod, Source
 from app.services.payouts.accounts import fingerprint, open_method
 from app.services.secrets import seal_bytes, unseal_bytes
 
 BATCH = 200
-# Every column that holds what `services/secrets.py` sealed; each table has an `id`.
+# Every column that holds what `services/secrets.py` sealed for longer than an hour; each table has one key column.
 SEALED: Sequence[InstrumentedAttribute[Any]] = (
     Source.secrets_encrypted,
     NotificationEndpoint.secrets_encrypted,
     PayoutMethod.details_encrypted,
     PayoutBatch.csv_encrypted,
     PayoutBatch.pain001_encrypted,
+    Feed.credentials_encrypted,
 )
 
 
@@ -37,25 +38,26 @@ class Resealed:
 async def reseal_batch(
     session: AsyncSession, settings: Settings, column: InstrumentedAttribute[Any], *, after: object = None
 ) -> Resealed:
-    """Re-encrypt the next rows by id of a column of SEALED; `last_id` is None when there were none. Safe to repeat.
+    """Re-encrypt the next rows by key of a column of SEALED; `last_id` is None when there were none. Safe to repeat.
 
     A payout method's fingerprint is made anew with it, so that it also follows a new SECRET_KEY.
     """
     model: Any = column.class_
-    statement = select(model).where(column.is_not(None), column != b"").order_by(model.id).limit(BATCH)
+    (key,) = model.__mapper__.primary_key
+    statement = select(model).where(column.is_not(None), column != b"").order_by(key).limit(BATCH)
     if after is not None:
-        statement = statement.where(model.id > after)
+        statement = statement.where(key > after)
     result = Resealed()
     # Locked, as whoever rotates a signing secret meanwhile writes the same column.
     rows = await session.scalars(statement.with_for_update().execution_options(populate_existing=True))
     for row in rows.all():
-        result.last_id = row.id
+        result.last_id = getattr(row, key.key)
         try:
             if isinstance(row, PayoutMethod):
                 await _renew_fingerprint(session, settings, row)
             setattr(row, column.key, seal_bytes(settings, unseal_bytes(settings, getattr(row, column.key))))
         except InvalidToken:
-            result.unreadable.append(str(row.id))
+            result.unreadable.append(str(result.last_id))
         else:
             result.done += 1
     await session.flush()

@@ -1,7 +1,7 @@
 """Feeds of every shape: formats, credentials, limits, deltas, and syncs that go on where a lost worker stopped.
 
 Revision ID: 7d0c5be1f4a2
-Revises: c32ef2aada13
+Revises: 2b4a363f223e
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision: str = "7d0c5be1f4a2"
-down_revision: str | None = "c32ef2aada13"
+down_revision: str | None = "2b4a363f223e"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -124,7 +124,11 @@ async def test_short_and_empty_bodies_pass_through(server: FeedServer) -> None:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(404, "404 Not Found. Check the feed's URL."), (401, "401 Unauthorized. Check the feed's credentials."), (799, "(unknown)")],
+    [
+        (404, "404 Not Found. Check the feed's URL."),
+        (401, "401 Unauthorized. Check the feed's credentials."),
+        (799, "(unknown)"),
+    ],
 )
 async def test_refusals_say_what_to_do_and_no_secret(server: FeedServer, status: int, said: str) -> None:
     server.routes["/secret-key/feed"] = Reply(b"", status=status)
@@ -384,7 +388,10 @@ async def test_an_endless_feed_is_refused(world: World) -> None:
         "The feed is larger than 3000000 bytes (its max_bytes, or FEED_MAX_BYTES), decompressed.",
     )
     job = await world.sync(feed_max_rows=10_000)
-    assert (job["status"], job["error"]) == ("failed", "The feed has more than 10000 rows (its max_rows, or FEED_MAX_ROWS).")
+    assert (job["status"], job["error"]) == (
+        "failed",
+        "The feed has more than 10000 rows (its max_rows, or FEED_MAX_ROWS).",
+    )
     assert job["fetched"] == 10_000
     assert await world.staged() == 0
 
@@ -398,7 +405,10 @@ async def test_a_feed_that_drips_is_ended(world: World) -> None:
     world.server.routes["/feed"] = lambda _: Reply(drip())
     await world.set_feed()
     job = await world.sync(feed_max_seconds=1)
-    assert (job["status"], job["error"]) == ("failed", "The sync took longer than 1 s (its max_seconds, or FEED_MAX_SECONDS).")
+    assert (job["status"], job["error"]) == (
+        "failed",
+        "The sync took longer than 1 s (its max_seconds, or FEED_MAX_SECONDS).",
+    )
 
 
 async def test_every_failure_is_a_feed_error(server: FeedServer) -> None:
