@@ -45,6 +45,7 @@ def tell(data_dir: Path, say: Callable[[str], None]) -> None:
             story.shop()
             story.earn()
             story.withdraw()
+            story.settle()
             story.sync()
         except httpx.HTTPError as error:
             raise DemoError(f"no answer from {state['api_url']}: {error}. Is `make run` still running?") from None
@@ -142,6 +143,41 @@ class _Story:
             f"the wallet shows {format_minor(after['available_minor'], 'PKR')} PKR available, "
             f"{format_minor(after['in_payout_minor'], 'PKR')} PKR on its way"
         )
+
+    def settle(self) -> None:
+        """Hand payouts to the bank, take in what the network paid and what a return takes back; look at the books."""
+        self._title("Finance closes the day")
+        path = "/v1/admin/payout-batches"
+        batch = self._call("POST", path, 201, headers=self.staff, json={"currency": "PKR"})
+        total = format_minor(batch["total"]["amount_minor"], "PKR")
+        self._done(f"batch {batch['reference']} for the bank: {batch['payout_count']} payout, {total} PKR, closed once")
+        settled = self._call("POST", f"{path}/{batch['id']}/settle", headers=self.staff, json={})
+        self._done(
+            "the bank has paid: " + ", ".join(f"{part['status']} {part['payout_count']}" for part in settled["parts"])
+        )
+
+        statement = {
+            "merchant_id": self.demo["merchant_id"],
+            "reference": f"STATEMENT-{self.order_id}",
+            "currency": "PKR",
+            "paid_on": datetime.now(UTC).date().isoformat(),
+            "total_minor": 20_000,
+            "lines": [{"order_reference": self.order_id, "amount_minor": 20_000}],
+        }
+        recorded = self._call("POST", "/v1/admin/settlements", 201, headers=self.staff, json=statement)
+        self._done(
+            f"the network paid its commission of 200.00 PKR: {recorded['lines_by_status']['matched']} line matched"
+        )
+
+        before = self._balance()
+        self._report("order.returned", amount="1000.00", commission="80.00", currency="PKR")
+        self._wait_for("the return", lambda: self._balance()["available_minor"] == before["available_minor"] - 5_000)
+        self._done(f"books for 1,000.00 PKR are returned, and with them 50.00 PKR of cashback: {self._wallet_line()}")
+        balance = self._call("GET", "/v1/admin/ledger/trial-balance", headers=self.staff)
+        (rupees,) = (row for row in balance["totals"] if row["currency"] == "PKR")
+        if rupees["difference_minor"]:
+            raise DemoError(f"the books do not balance: {rupees}")
+        self._done(f"the books balance: {format_minor(rupees['debit_minor'], 'PKR')} PKR on both sides")
 
     def sync(self) -> None:
         """Sync a feed, change it, and sync it again."""

@@ -48,9 +48,15 @@ def test_the_whole_story_comes_out(service: Service, credentials: DemoCredential
     assert "0.00 PKR pending, 125.00 PKR available" in story
     assert "one payout, approved by the rule" in story
     assert "75.00 PKR available, 50.00 PKR on its way" in story
+    assert "the bank has paid: paid 1" in story
+    assert "1 line matched" in story
+    assert "50.00 PKR of cashback: 0.00 PKR pending, 25.00 PKR available" in story
+    assert "the books balance" in story
     assert "2,000 fetched, 2,000 created, 0 updated, 0 unchanged, 3 removed, 0 rejected" in story
     assert "1,975 fetched, 0 created, 40 updated, 1,935 unchanged, 25 removed, 0 rejected" in story
     assert "a search for 'lawn suit 7' finds" in story
+    # It can be told again.
+    tell(tmp_path, told.append)
 
 
 def test_a_wrong_step_ends_the_story(service: Service, credentials: DemoCredentials, tmp_path: Path) -> None:
