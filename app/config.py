@@ -99,6 +99,15 @@ class Settings(BaseSettings):
     exchange_rate_max_age_days: int = Field(
         7, ge=0, description="How long an exchange rate holds after its day, unless a newer one comes."
     )
+    claim_sla_days: int = Field(5, ge=1, description="Days in which a claim for missing cashback is to be decided.")
+    claim_max_open: int = Field(10, ge=1, description="Most claims of one customer that wait for a decision.")
+    claim_max_age_days: int = Field(180, ge=1, description="How long after an order it can be claimed.")
+    claim_match_score: int = Field(
+        85,
+        ge=1,
+        le=100,
+        description="From this score of 100 on, a claim and an orphan are matched for staff to confirm.",
+    )
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
     # Payouts

@@ -31,6 +31,7 @@ TAGS = [
     {"name": "orders", "description": "Purchases, and how each cashback came about."},
     {"name": "payouts", "description": "Where customers want their money, and asking for it."},
     {"name": "referrals", "description": "Inviting friends, and what that earns."},
+    {"name": "claims", "description": "Cashback that is missing, and what was decided about it."},
     {"name": "webhooks", "description": "Merchants and networks report sales here."},
     {"name": "admin", "description": "For staff: merchants, sources, feeds, the webhook inbox."},
     {"name": "sync", "description": "For staff: fetch a merchant's feed."},

@@ -4,9 +4,9 @@ from app.models.alerts import Alert, AlertKind
 from app.models.base import Base
 from app.models.campaigns import Campaign, CampaignStatus
 from app.models.catalogue import Category, ClawbackPolicy, ExpireAs, Merchant, MerchantStatus, Offer, Rate, RateKind
-from app.models.claims import Claim, ClaimStatus
+from app.models.claims import WAITING, Claim, ClaimStatus, EvidenceKind, reference_key
 from app.models.clawbacks import Clawback, ClawbackStatus
-from app.models.clicks import Click, ClickOrigin
+from app.models.clicks import CLOCK_SKEW, Click, ClickOrigin
 from app.models.customers import Customer, CustomerStatus, RefreshToken
 from app.models.exchange_rates import ExchangeRate
 from app.models.ledger import (
@@ -46,6 +46,8 @@ from app.models.sync import Feed, FeedCredentialsKind, FeedFormat, FeedHost, Off
 from app.models.webhooks import Source, SourceKind, SourceStatus, WebhookEvent, WebhookStatus
 
 __all__ = [
+    "CLOCK_SKEW",
+    "WAITING",
     "Account",
     "Alert",
     "AlertKind",
@@ -66,6 +68,7 @@ __all__ = [
     "CustomerStatus",
     "DeliveryStatus",
     "EndpointStatus",
+    "EvidenceKind",
     "ExchangeRate",
     "ExpireAs",
     "Feed",
@@ -122,4 +125,5 @@ __all__ = [
     "Wallet",
     "WebhookEvent",
     "WebhookStatus",
+    "reference_key",
 ]

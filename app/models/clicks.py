@@ -1,15 +1,18 @@
 """Clicks: a customer on the way to a merchant, with the rate that was promised."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Select, literal, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid
 from app.models.catalogue import RateKind
+
+# Clocks differ; a sale is only "before its click" beyond this.
+CLOCK_SKEW = timedelta(minutes=10)
 
 
 class ClickOrigin(StrEnum):
@@ -56,3 +59,24 @@ class Click(Base):
     currency: Mapped[str]
     created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
+
+    def counts_for(self, sold_at: datetime) -> bool:
+        """Whether a sale at this moment counts for the click."""
+        return self.created_at - CLOCK_SKEW <= sold_at <= self.expires_at
+
+    @classmethod
+    def before_sale(cls, *, merchant_id: int, at: datetime, customer_id: UUID | None = None) -> Select[Self]:
+        """Select customers' own clicks that a sale at a moment counts for, the last one first."""
+        # Added by PostgreSQL: the first and last days of the calendar have no neighbours in Python.
+        sold_at = literal(at)
+        statement = (
+            select(cls)
+            .where(
+                cls.merchant_id == merchant_id,
+                cls.origin == ClickOrigin.CUSTOMER,
+                cls.created_at <= sold_at + literal(CLOCK_SKEW),
+                cls.expires_at >= sold_at,
+            )
+            .order_by(cls.created_at.desc(), cls.id.desc())
+        )
+        return statement if customer_id is None else statement.where(cls.customer_id == customer_id)

@@ -9,6 +9,7 @@ from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, minor, one_of, primary_key_uuid
+from app.models.orders import ReportKind
 
 
 class SourceKind(StrEnum):
@@ -62,6 +63,7 @@ class WebhookEvent(Base):
     __tablename__ = "webhook_events"
     __table_args__ = (
         one_of("status", WebhookStatus),
+        one_of("reported_kind", ReportKind),
         # Deduplication for ever: a source's message id is taken once.
         UniqueConstraint("source_id", "dedupe_key"),
         Index("ix_webhook_events_inbox", "next_attempt_at", postgresql_where="status = 'received'"),
@@ -73,6 +75,7 @@ class WebhookEvent(Base):
             postgresql_where="status = 'orphaned'",
         ),
         Index("ix_webhook_events_orphans", "merchant_id", "reported_at", postgresql_where="status = 'orphaned'"),
+        Index("ix_webhook_events_uncompared", "id", postgresql_where="status = 'orphaned' AND compared_at IS NULL"),
         Index("ix_webhook_events_waits_for", "waits_for", postgresql_where="waits_for IS NOT NULL"),
     )
 
@@ -95,9 +98,12 @@ class WebhookEvent(Base):
     external_order_id: Mapped[str | None]
     # What was read, for matching an orphan with a claim: the merchant where it is certain, the sale and its time.
     merchant_id: Mapped[int | None] = mapped_column(ForeignKey("merchants.id"))
+    reported_kind: Mapped[ReportKind | None] = mapped_column(TextEnum(ReportKind))
     reported_currency: Mapped[str | None]
     reported_sale_minor: Mapped[int | None] = minor(nullable=True)
     reported_at: Mapped[datetime | None]
+    # When it was compared, as an orphan, with the claims that wait; None: that is still to be done.
+    compared_at: Mapped[datetime | None]
     # What it waits for, as `exchange_rate:USD/PKR`: it is tried again when that comes.
     waits_for: Mapped[str | None]
     # The click that staff or a claim attributed an orphan to, in place of the reference it lacks.

@@ -98,6 +98,9 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
         registry=registry,
     )
     unsealed = Gauge("ledger_days_unsealed", "Days that are over and not sealed.", registry=registry)
+    claims = Gauge("claims_waiting", "Claims that wait for staff, by status.", ("status",), registry=registry)
+    overdue = Gauge("claims_overdue", "Claims that were to be decided by now.", registry=registry)
+    uncredited = Gauge("claims_uncredited", "Approved claims whose order is still to come.", registry=registry)
     queue = Gauge("queue_jobs", "Jobs in each queue, running ones included.", ("queue",), registry=registry)
     alerts_open = Gauge("alerts_open", "Open alerts, by kind.", ("kind",), registry=registry)
     up = Gauge("dependency_up", "1 when the dependency answered this scrape.", ("dependency",), registry=registry)
@@ -107,6 +110,11 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
             for status, count in counts.items():
                 inbox.labels(status).set(count)
             oldest.set(oldest_seconds)
+            waiting, overdue_count, uncredited_count = await monitoring.measure_claims(session)
+            for status, count in waiting.items():
+                claims.labels(status).set(count)
+            overdue.set(overdue_count)
+            uncredited.set(uncredited_count)
             for status, count in (await monitoring.measure_syncs(session)).items():
                 syncs.labels(status).set(count)
             proofs, days = await monitoring.measure_ledger(session)

@@ -17,6 +17,7 @@ from app.config import Settings
 from app.errors import ConflictError, FieldError, InvalidRequestError
 from app.models import Customer, CustomerStatus, RefreshToken
 from app.schemas.customers import CustomerRegistration, ProfileChange
+from app.services.claims.file import forget_customer
 from app.services.origin import Origin
 from app.services.passwords import Passwords
 from app.services.payouts import closing
@@ -133,6 +134,7 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             customer.closed_at = datetime.now(UTC)
             await session.flush()
             await end_families(session, RefreshToken.customer_id == customer.id)
+            await forget_customer(session, customer.id)
         case _:
             assert_never(customer.status)
 

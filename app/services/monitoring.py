@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.errors import UnavailableError
 from app.models import (
+    WAITING,
+    Claim,
     LedgerCheck,
     Payout,
     PayoutChange,
@@ -79,6 +81,24 @@ async def measure_inbox(session: AsyncSession) -> tuple[dict[str, int], float]:
         if status is WebhookStatus.RECEIVED:
             oldest_seconds = _seconds_between(oldest, now)
     return counts, oldest_seconds
+
+
+async def measure_claims(session: AsyncSession) -> tuple[dict[str, int], int, int]:
+    """Count claims that wait for staff by status, those of them that are overdue, and approved ones without an order.
+
+    Orphans are counted with the inbox they are a part of.
+    """
+    rows = await session.execute(
+        select(Claim.status, func.count(), func.count().filter(Claim.overdue()))
+        .where(Claim.status.in_(WAITING))
+        .group_by(Claim.status)
+    )
+    waiting, overdue = {status.value: 0 for status in WAITING}, 0
+    for status, count, late in rows:
+        waiting[status.value] = count
+        overdue += late
+    uncredited = await session.scalar(select(func.count()).select_from(Claim).where(Claim.uncredited()))
+    return waiting, overdue, uncredited or 0
 
 
 async def measure_syncs(session: AsyncSession) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
+from app.workers.claims import claim_matching, claim_sweep
 from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.housekeeping import forget_expired
 from app.workers.ledger import seal_days, verify_ledger
@@ -36,6 +37,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
                     job(send_payouts, timeout_seconds=300),
+                    job(claim_matching(settings), timeout_seconds=300),
                 ),
                 schedule=(
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
@@ -49,6 +51,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("watch", 600, watch),
                     Scheduled("verify_ledger", 60, verify_ledger),
                     Scheduled("seal_days", 300, seal_days),
+                    Scheduled("sweep_claims", 60, claim_sweep(settings)),
                     Scheduled("forget_expired", _HOUR, forget_expired),
                 ),
                 max_jobs=10,

@@ -533,6 +533,7 @@ def upgrade() -> None:
         sa.Column("customer_id", sa.Uuid(), nullable=False),
         sa.Column("merchant_id", sa.Integer(), nullable=False),
         sa.Column("order_reference", sa.Text(), nullable=False),
+        sa.Column("reference_key", sa.Text(), nullable=False),
         sa.Column("ordered_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("amount_minor", sa.BigInteger(), nullable=False),
         sa.Column("currency", sa.Text(), nullable=False),
@@ -543,6 +544,7 @@ def upgrade() -> None:
         sa.Column("matched_event_id", sa.Uuid(), nullable=True),
         sa.Column("score", sa.Integer(), nullable=True),
         sa.Column("score_reasons", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("compared_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("order_id", sa.Uuid(), nullable=True),
         sa.Column("resolution_note", sa.Text(), nullable=True),
         sa.Column("resolved_by_id", sa.Uuid(), nullable=True),
@@ -578,9 +580,30 @@ def upgrade() -> None:
         postgresql_where="status IN ('open', 'matched')",
     )
     op.create_index(
+        "ix_claims_uncompared",
+        "claims",
+        ["id"],
+        unique=False,
+        postgresql_where="status IN ('open', 'matched') AND compared_at IS NULL",
+    )
+    op.create_index(
+        "ix_claims_uncredited",
+        "claims",
+        ["id"],
+        unique=False,
+        postgresql_where="status = 'approved' AND order_id IS NULL",
+    )
+    op.create_index(
+        "ix_claims_event",
+        "claims",
+        ["matched_event_id"],
+        unique=False,
+        postgresql_where="matched_event_id IS NOT NULL",
+    )
+    op.create_index(
         "uq_claims_order",
         "claims",
-        ["merchant_id", "customer_id", "order_reference"],
+        ["merchant_id", "reference_key", "customer_id"],
         unique=True,
         postgresql_where="status IN ('open', 'matched', 'approved')",
     )
@@ -696,9 +719,11 @@ def upgrade() -> None:
     op.create_foreign_key(op.f("fk_rates_category_id_categories"), "rates", "categories", ["category_id"], ["id"])
     op.add_column("wallets", sa.Column("debt_minor", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("webhook_events", sa.Column("merchant_id", sa.Integer(), nullable=True))
+    op.add_column("webhook_events", sa.Column("reported_kind", sa.Text(), nullable=True))
     op.add_column("webhook_events", sa.Column("reported_currency", sa.Text(), nullable=True))
     op.add_column("webhook_events", sa.Column("reported_sale_minor", sa.BigInteger(), nullable=True))
     op.add_column("webhook_events", sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("webhook_events", sa.Column("compared_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("webhook_events", sa.Column("waits_for", sa.Text(), nullable=True))
     op.add_column("webhook_events", sa.Column("matched_click_id", sa.Uuid(), nullable=True))
     op.add_column("webhook_events", sa.Column("discarded_reason", sa.Text(), nullable=True))
@@ -708,6 +733,13 @@ def upgrade() -> None:
         ["merchant_id", "reported_at"],
         unique=False,
         postgresql_where="status = 'orphaned'",
+    )
+    op.create_index(
+        "ix_webhook_events_uncompared",
+        "webhook_events",
+        ["id"],
+        unique=False,
+        postgresql_where="status = 'orphaned' AND compared_at IS NULL",
     )
     op.create_index(
         "ix_webhook_events_waits_for",
@@ -782,6 +814,11 @@ def upgrade() -> None:
         "status IN ('received', 'processed', 'orphaned', 'quarantined', 'rejected', 'dead', 'discarded')",
     )
     op.create_check_constraint(
+        op.f("ck_webhook_events_reported_kind"),
+        "webhook_events",
+        "reported_kind IN ('created', 'approved', 'declined', 'returned')",
+    )
+    op.create_check_constraint(
         op.f("ck_order_reports_origin"), "order_reports", "num_nonnulls(webhook_event_id, claim_id, staff_key_id) = 1"
     )
     op.create_check_constraint(op.f("ck_orders_expired_as"), "orders", "expired_as IN ('declined', 'approved')")
@@ -839,13 +876,20 @@ def downgrade() -> None:
     op.drop_constraint(op.f("fk_webhook_events_merchant_id_merchants"), "webhook_events", type_="foreignkey")
     op.drop_constraint(op.f("fk_webhook_events_matched_click_id_clicks"), "webhook_events", type_="foreignkey")
     op.drop_index("ix_webhook_events_waits_for", table_name="webhook_events", postgresql_where="waits_for IS NOT NULL")
+    op.drop_index(
+        "ix_webhook_events_uncompared",
+        table_name="webhook_events",
+        postgresql_where="status = 'orphaned' AND compared_at IS NULL",
+    )
     op.drop_index("ix_webhook_events_orphans", table_name="webhook_events", postgresql_where="status = 'orphaned'")
     op.drop_column("webhook_events", "discarded_reason")
     op.drop_column("webhook_events", "matched_click_id")
     op.drop_column("webhook_events", "waits_for")
+    op.drop_column("webhook_events", "compared_at")
     op.drop_column("webhook_events", "reported_at")
     op.drop_column("webhook_events", "reported_sale_minor")
     op.drop_column("webhook_events", "reported_currency")
+    op.drop_column("webhook_events", "reported_kind")
     op.drop_column("webhook_events", "merchant_id")
     op.drop_column("wallets", "debt_minor")
     op.drop_constraint(op.f("fk_rates_category_id_categories"), "rates", type_="foreignkey")
@@ -898,6 +942,15 @@ def downgrade() -> None:
     op.drop_column("clicks", "rate_cap_month_minor")
     op.drop_column("clicks", "origin")
     op.drop_index("uq_claims_order", table_name="claims", postgresql_where="status IN ('open', 'matched', 'approved')")
+    op.drop_index(
+        "ix_claims_uncredited", table_name="claims", postgresql_where="status = 'approved' AND order_id IS NULL"
+    )
+    op.drop_index("ix_claims_event", table_name="claims", postgresql_where="matched_event_id IS NOT NULL")
+    op.drop_index(
+        "ix_claims_uncompared",
+        table_name="claims",
+        postgresql_where="status IN ('open', 'matched') AND compared_at IS NULL",
+    )
     op.drop_index("ix_claims_waiting", table_name="claims", postgresql_where="status IN ('open', 'matched')")
     op.drop_index("ix_claims_due", table_name="claims", postgresql_where="status IN ('open', 'matched')")
     op.drop_index(op.f("ix_claims_customer_id_id"), table_name="claims")

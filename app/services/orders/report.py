@@ -1,5 +1,6 @@
 """Taking a report about an order, whoever it comes from: a source's event, a resolved claim, a member of staff."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -124,7 +125,7 @@ async def take_reports(
     changed = await follow_reports(
         session,
         order,
-        fold(map(_report, known)),
+        fold(map(_report, _standing(known))),
         click=click,
         merchant=merchant,
         rounding=settings.cashback_rounding,
@@ -134,7 +135,7 @@ async def take_reports(
     session.add_all(row for row, _ in reports)
     await session.flush()
     if is_new:
-        await _wake_orphans(session, order)
+        await wake_orphans(session, source_id=order.source_id, references=[order.external_id])
     return changed
 
 
@@ -145,13 +146,13 @@ async def refold(session: AsyncSession, settings: Settings, order: Order) -> boo
     return await take_reports(session, settings, order, [], click=click, merchant=merchant)
 
 
-async def _wake_orphans(session: AsyncSession, order: Order) -> None:
+async def wake_orphans(session: AsyncSession, *, source_id: int, references: Collection[str]) -> None:
     """Let events that came before their order was known be tried again."""
     woken = await session.execute(
         update(WebhookEvent)
         .where(
-            WebhookEvent.source_id == order.source_id,
-            WebhookEvent.external_order_id == order.external_id,
+            WebhookEvent.source_id == source_id,
+            WebhookEvent.external_order_id.in_(references),
             WebhookEvent.status == WebhookStatus.ORPHANED,
         )
         .values(status=WebhookStatus.RECEIVED, next_attempt_at=func.now())
@@ -159,6 +160,13 @@ async def _wake_orphans(session: AsyncSession, order: Order) -> None:
     )
     if woken.first() is not None:
         ring_after_commit(session, "drain_webhooks")
+
+
+def _standing(rows: Sequence[OrderReport]) -> Sequence[OrderReport]:
+    """Leave out the amounts that a claim was granted in want of a report, once the source has reported the sale."""
+    if not any(row.webhook_event_id is not None and row.kind is ReportKind.CREATED for row in rows):
+        return rows
+    return [row for row in rows if row.claim_id is None or row.kind is not ReportKind.CREATED]
 
 
 def _report(row: OrderReport) -> Report:

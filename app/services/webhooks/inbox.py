@@ -65,14 +65,15 @@ async def get_event(session: AsyncSession, event_id: UUID) -> WebhookEvent:
 async def replay(session: AsyncSession, event_id: UUID) -> WebhookEvent:
     """Let an event be processed again from its raw bytes, whatever became of it before.
 
-    Replaying a processed one is harmless: its report is replaced by the same report. Raises WebhookEventNotFoundError.
+    Replaying a processed one is harmless: its report is replaced by the same report. One that was matched keeps its
+    click; one that was discarded is no longer. Raises WebhookEventNotFoundError.
     """
     event = await session.get(WebhookEvent, event_id, with_for_update=True)
     if event is None:
         raise WebhookEventNotFoundError(event_id)
     event.status = WebhookStatus.RECEIVED
     event.tries = 0
-    event.reason = None
+    event.reason = event.discarded_reason = event.waits_for = None
     event.processed_at = None
     event.next_attempt_at = datetime.now(UTC)
     await session.flush()

@@ -8,21 +8,33 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import Text, func, literal, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Text, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
 from app.config import Settings
 from app.db import ring_after_commit
 from app.ids import new_id
-from app.models import Click, Merchant, Order, OrderReport, Source, SourceKind, WebhookEvent, WebhookStatus
+from app.models import (
+    CLOCK_SKEW,
+    Claim,
+    ClaimStatus,
+    Click,
+    Merchant,
+    Order,
+    OrderReport,
+    Source,
+    SourceKind,
+    WebhookEvent,
+    WebhookStatus,
+    reference_key,
+)
 from app.money import MoneyError
+from app.services.claims.follow import follow_event
 from app.services.orders.report import NoExchangeRateError, Said, lock_reference, start_order, take_reports
 from app.services.webhooks import awin, direct
 from app.services.webhooks.payload import PayloadError, SaleReport
 
-# Clocks differ; a sale is only "before its click" beyond this.
-CLOCK_SKEW = timedelta(minutes=10)
 _FIRST_RETRY_SECONDS = 2
 _MOST_REASON_CHARACTERS = 2000
 
@@ -76,7 +88,7 @@ async def process_event(session: AsyncSession, settings: Settings, event_id: UUI
         return None
     event, source = row
     try:
-        report = _read(source, event)
+        report = read_report(source, event)
         _note(event, report)
         await lock_reference(session, source_id=source.id, external_id=report.external_order_id)
         found = await _find(session, settings, event, source, report)
@@ -92,6 +104,8 @@ async def process_event(session: AsyncSession, settings: Settings, event_id: UUI
         event.status, event.reason = error.status, str(error)
     event.processed_at = datetime.now(UTC)
     await session.flush()
+    if event.matched_click_id is not None:
+        await follow_event(session, event)
     metrics.WEBHOOKS_PROCESSED.labels(event.status.value).inc()
     return event.status
 
@@ -111,7 +125,8 @@ async def note_failure(session: AsyncSession, settings: Settings, event_id: UUID
     return event.status
 
 
-def _read(source: Source, event: WebhookEvent) -> SaleReport:
+def read_report(source: Source, event: WebhookEvent) -> SaleReport:
+    """Read what a source posted. Raises PayloadError."""
     match source.kind:
         case SourceKind.DIRECT:
             return direct.read(event.body, received_at=event.received_at)
@@ -123,7 +138,7 @@ def _read(source: Source, event: WebhookEvent) -> SaleReport:
 
 def _note(event: WebhookEvent, report: SaleReport) -> None:
     """Keep with the event what was read, by which it finds its order, or a claim finds it."""
-    event.external_order_id = report.external_order_id
+    event.external_order_id, event.reported_kind = report.external_order_id, report.kind
     event.reported_currency, event.reported_sale_minor = report.currency, report.sale_minor
     event.reported_at = report.occurred_at
 
@@ -137,6 +152,7 @@ async def _find(
         if error.status is WebhookStatus.ORPHANED:
             # A customer may miss this very sale.
             event.merchant_id = await _merchant_id(session, source, report)
+            event.compared_at = None
             ring_after_commit(session, "match_claims")
         raise
 
@@ -160,12 +176,15 @@ async def _attribute(
         return await _by_order(session, source, report)
     row = (
         await session.execute(
-            select(Click, Merchant).join(Merchant, Merchant.id == Click.merchant_id).where(Click.id == click_id)
+            select(Click, Merchant, _order_of_claim(report))
+            .join(Merchant, Merchant.id == Click.merchant_id)
+            .where(Click.id == click_id)
         )
     ).one_or_none()
     if row is None:
-        raise _orphan(f"no click has the reference {(report.click_reference or '')[:80]!r}")
-    click, merchant = row
+        # A reference that leads nowhere, perhaps of an order that was attributed all the same.
+        return await _by_order(session, source, report)
+    click, merchant, claimed_order_id = row
     if merchant.source_id != source.id:
         raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
     if None not in (report.network_merchant_ref, merchant.network_merchant_ref) and (
@@ -177,36 +196,68 @@ async def _attribute(
         )
     order = await session.scalar(
         select(Order)
-        .where(Order.merchant_id == merchant.id, Order.external_id == report.external_order_id)
+        .where(
+            Order.external_id == report.external_order_id if claimed_order_id is None else Order.id == claimed_order_id,
+            Order.merchant_id == merchant.id,
+        )
         .with_for_update()
     )
     if order is None:
         order = await _new_order(session, settings, source, report, click, merchant)
         return _Attribution(click, merchant, order, is_new=True)
     if order.click_id != click.id:
-        raise _quarantine(f"order {report.external_order_id!r} is attributed to another click already")
+        if order.customer_id != click.customer_id:
+            raise _quarantine(f"order {report.external_order_id!r} is attributed to another click already")
+        # A customer's claim was granted before this came: the order keeps what was promised for it then.
+        click = await session.get_one(Click, order.click_id)
     return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
 
 
+def _order_of_claim(report: SaleReport) -> ScalarSelect[UUID | None]:
+    """Select the order that a claim made of the number which the report gives, perhaps in another spelling."""
+    return (
+        select(Claim.order_id)
+        .join(Order, Order.id == Claim.order_id)
+        .where(Claim.merchant_id == Merchant.id, *_granted(report))
+        .limit(1)
+        .correlate(Merchant)
+        .scalar_subquery()
+    )
+
+
+def _granted(report: SaleReport) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Claim.reference_key == reference_key(report.external_order_id),
+        Claim.status == ClaimStatus.APPROVED,
+        # An order that came from an event has that one's number, and is found by it.
+        Order.external_id == Claim.order_reference,
+    )
+
+
 async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -> _Attribution:
-    orders = (
-        await session.scalars(
-            select(Order)
-            .join(Merchant, Merchant.id == Order.merchant_id)
-            .where(
-                Order.source_id == source.id,
-                Order.external_id == report.external_order_id,
-                # Merchants of one network count their orders each from 1.
-                or_(
-                    literal(report.network_merchant_ref, Text).is_(None),
-                    Merchant.network_merchant_ref == report.network_merchant_ref,
-                ),
-            )
-            .limit(2)
-            .with_for_update(of=Order)
+    of_source = (
+        select(Order)
+        .join(Merchant, Merchant.id == Order.merchant_id)
+        .where(
+            Order.source_id == source.id,
+            # Merchants of one network count their orders each from 1.
+            or_(
+                literal(report.network_merchant_ref, Text).is_(None),
+                Merchant.network_merchant_ref == report.network_merchant_ref,
+            ),
         )
-    ).all()
+        .limit(2)
+        .with_for_update(of=Order)
+    )
+    orders = (await session.scalars(of_source.where(Order.external_id == report.external_order_id))).all()
     if not orders:
+        claimed = of_source.join(Claim, Claim.order_id == Order.id).where(
+            Claim.merchant_id == Merchant.id, *_granted(report)
+        )
+        orders = (await session.scalars(claimed)).all()
+    if not orders:
+        if report.click_reference is not None:
+            raise _orphan(f"no click has the reference {report.click_reference[:80]!r}")
         raise _orphan(f"no click, and no order {report.external_order_id!r} of this source yet")
     if len(orders) > 1:
         raise _quarantine(f"several merchants of this source have an order {report.external_order_id!r}")

@@ -1,0 +1,1 @@
+"""Orphans: reported sales that no click leads to, listed, credited to somebody, or given up."""

@@ -1,0 +1,1 @@
+"""Claims for missing cashback, and the orphan queue."""
