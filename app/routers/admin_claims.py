@@ -67,7 +67,8 @@ async def approve_claim(
     """Credit a claim with the orphan that is matched or named, or by hand, for which the role finance is needed.
 
     The order is made by the ordinary path, and what the shop reports of it later joins it. An order is credited once:
-    the second of two customers who claim it is refused (409 `orphan_not_waiting` or `order_exists`).
+    the second of two customers who claim it is refused (409 `orphan_not_waiting` or `order_exists`). By hand also an
+    order that is like one the customer has is refused, until it is said to be distinct (409 `like_order_exists`).
     """
 
     async def operation() -> ClaimAdminDetail:

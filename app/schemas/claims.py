@@ -153,8 +153,8 @@ class OrphanFit(ResponseModel):
     reasons: list[ScoreReason]
 
 
-class OrderOfNumber(ResponseModel):
-    """The order that has the claimed number already. It is credited once, to its customer."""
+class OrderSeen(ResponseModel):
+    """An order that may be the one claimed. An order is credited once, to its customer."""
 
     id: UUID
     customer_id: UUID
@@ -175,7 +175,10 @@ class ClaimAdminDetail(ClaimAdminRead):
 
     clicks: list[ClickSeen] = Field(description="The customer's last clicks to this shop, newest first.")
     orphans: list[OrphanFit] = Field(description="Orphans that may be what is claimed, the best first.")
-    known_order: OrderOfNumber | None
+    known_order: OrderSeen | None = Field(description="The order that has this number already, whoever's it is.")
+    like_orders: list[OrderSeen] = Field(
+        description="The customer's orders at this shop of a like amount and time: one may be what is claimed."
+    )
     other_claims: list[OtherClaim]
 
 
@@ -208,7 +211,12 @@ class ClaimApproval(RequestModel):
         default=False, description="With `sale`: the shop has approved the order, and its hold begins."
     )
     order_reference: OrderReference | None = Field(
-        None, description="With `sale`: the number as the shop has it, where the customer mistyped it."
+        None,
+        description="With `sale`: the number that the shop's reports give the order, where the customer's is another."
+        " What is reported under it later joins the order.",
+    )
+    distinct: bool = Field(
+        default=False, description="With `sale`: the like order of the customer that a refusal named is another one."
     )
     note: DecisionNote | None = Field(None, description="Shown to the customer.")
 
@@ -217,8 +225,8 @@ class ClaimApproval(RequestModel):
         if (self.sale is None) != (self.commission is None):
             raise ValueError("give sale and commission together")
         if self.sale is None or self.commission is None:
-            if self.merchant_confirmed or self.order_reference is not None:
-                raise ValueError("merchant_confirmed and order_reference need sale and commission")
+            if self.merchant_confirmed or self.distinct or self.order_reference is not None:
+                raise ValueError("merchant_confirmed, distinct and order_reference need sale and commission")
             return self
         if self.event_id is not None:
             raise ValueError("an orphan has its own amounts: give either event_id, or sale and commission")

@@ -13,12 +13,13 @@ from app.models import (
     ClaimStatus,
     CustomerStatus,
     OrderStatus,
+    SourceKind,
     StaffRole,
     WebhookEvent,
     WebhookStatus,
 )
 from tests.claims.world import CASHBACK_MINOR, COMMISSION_MINOR, SALE_MINOR, ClaimWorld, pkr
-from tests.factories import make_click, make_customer, make_merchant
+from tests.factories import make_click, make_customer, make_merchant, make_source
 
 
 async def test_orphans_are_listed_with_what_they_report(claims: ClaimWorld) -> None:
@@ -232,3 +233,38 @@ async def test_orphans_of_before_it_was_kept_can_be_matched_and_found_once_repla
     await claims.world.drain()
     await claims.compare()
     assert str((await claims.claim(claim_id)).matched_event_id) == event_id
+
+
+async def test_a_networks_orphan_is_of_the_shop_it_names_and_stays_fenced(
+    claims: ClaimWorld, awin_push: dict[str, str]
+) -> None:
+    async with transaction() as session:
+        awin = await make_source(session, kind=SourceKind.AWIN)
+        shop, _ = [
+            await make_merchant(session, source_id=awin.id, network_merchant_ref=ref, currency="GBP")
+            for ref in ("3661", "3662")
+        ]
+        click = await make_click(session, claims.world.customer, shop)
+        click.created_at = claims.sold_at - timedelta(hours=1)
+    events = []
+    for number, changes in enumerate(({}, {"commission": "27.00"})):
+        push = {**awin_push, "transactionDate": f"{claims.sold_at:%Y-%m-%d %H:%M:%S}", **changes}
+        push["transactionId"] += str(number)
+        posted = await claims.client.post(f"/v1/webhooks/{awin.source_key}", json=push)
+        events.append(posted.json()["event_id"])
+    await claims.world.drain()
+    shown = (await claims.as_staff("GET", f"orphans/{events[0]}")).json()
+    assert (shown["merchant_id"], shown["reason"]) == (shop.id, "no click has the reference 'LINKCMP2013-06'")
+    assert shown["sale"] == {"amount_minor": 2_609, "currency": "GBP"}
+    assert shown["commission"] == {"amount_minor": 164, "currency": "GBP"}
+    claim_id = await claims.filed("shop-77", merchant_id=shop.id, amount={"amount_minor": 2_609, "currency": "GBP"})
+    await claims.compare()
+    # The network numbers its transactions itself: the rest fits, and staff confirm.
+    assert ((await claims.claim(claim_id)).status, (await claims.claim(claim_id)).score) == (ClaimStatus.OPEN, 65)
+    refused = await claims.approve(claim_id, {"event_id": events[1]})
+    assert (refused.status_code, refused.json()["code"]) == (409, "orphan_not_creditable")
+    assert "the commission is larger than the sale" in refused.json()["detail"]
+    approved = await claims.approve(claim_id, {"event_id": events[0]})
+    assert approved.status_code == 200, approved.text
+    [order] = await claims.orders()
+    assert (order.external_id, order.cashback_minor, order.click_id) == ("1059565310", 130, click.id)

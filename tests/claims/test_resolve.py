@@ -229,6 +229,51 @@ async def test_a_claim_granted_for_the_orphan_of_another_number_leaves_that_numb
     assert (await claims.pending(), await claims.pending(owner)) == (CASHBACK_MINOR, CASHBACK_MINOR)
 
 
+async def test_a_like_sale_of_a_network_with_numbers_of_its_own_waits_for_staff(claims: ClaimWorld) -> None:
+    # The customer knows the shop's number, the network reports its own: only staff can tell whether it is one sale.
+    claim_id = await claims.filed("A-1")
+    await claims.approve(claim_id, by_hand())
+    same = await claims.orphan("105956531", amount=98_000, click_id=claims.world.click.id)
+    event = await claims.world.event(same)
+    assert event.status is WebhookStatus.ORPHANED
+    assert f"claim {claim_id} of this customer was credited by hand for a like sale" in (event.reason or "")
+    # Of another amount or time, or of another customer, it is another sale.
+    async with transaction() as session:
+        strangers = await make_click(session, await make_customer(session), claims.world.merchant)
+    others: list[dict[str, Any]] = [
+        {"amount": 50_000, "click_id": claims.world.click.id},
+        {"at": claims.sold_at + 6 * DAY, "click_id": claims.world.click.id},
+        {"click_id": strangers.id},
+    ]
+    for number, payload in enumerate(others):
+        other = await claims.orphan(f"2-{number}", **payload)
+        assert (await claims.world.event(other)).status is WebhookStatus.PROCESSED
+    pending = await claims.pending()
+    assert (await claims.match(same, {"click_id": str(claims.world.click.id)})).status_code == 200
+    assert await claims.pending() == pending + 4_900
+
+
+async def test_once_the_shop_has_reported_what_was_granted_a_like_sale_is_another_one(claims: ClaimWorld) -> None:
+    await claims.approve(await claims.filed("A-1"), by_hand())
+    await claims.orphan("A-1", click_id=claims.world.click.id)
+    second = await claims.orphan("A-2", click_id=claims.world.click.id)
+    assert (await claims.world.event(second)).status is WebhookStatus.PROCESSED
+    assert await claims.pending() == 2 * CASHBACK_MINOR
+
+
+async def test_an_order_like_one_the_customer_has_is_granted_by_hand_only_as_distinct(claims: ClaimWorld) -> None:
+    await claims.orphan("105956531", amount=98_000, click_id=claims.world.click.id)
+    claim_id = await claims.filed("A-1")
+    [order] = await claims.orders()
+    shown = (await claims.as_staff("GET", f"claims/{claim_id}")).json()
+    assert ([one["id"] for one in shown["like_orders"]], shown["known_order"]) == ([str(order.id)], None)
+    refused = await claims.approve(claim_id, by_hand())
+    assert (refused.status_code, refused.json()["code"]) == (409, "like_order_exists")
+    assert str(order.id) in refused.json()["detail"]
+    assert (await claims.approve(claim_id, by_hand(distinct=True))).status_code == 200
+    assert await claims.pending() == 4_900 + CASHBACK_MINOR
+
+
 async def test_staff_correct_a_mistyped_number(claims: ClaimWorld) -> None:
     claim_id, other_id = await claims.filed("A-3"), await claims.filed("A-9")
     taken = await claims.approve(claim_id, by_hand(order_reference="#a-9"))
@@ -458,6 +503,7 @@ async def test_an_approved_claim_whose_event_fails_after_all_is_open_again(claim
         {"sale": pkr(2), "commission": {"amount_minor": 1, "currency": "EUR"}},
         by_hand(event_id=str(new_id())),
         {"merchant_confirmed": True},
+        {"distinct": True},
         {"order_reference": "A-1"},
         by_hand(order_reference="#"),
         {"event_id": "x"},

@@ -15,19 +15,20 @@ from app.schemas.claims import (
     ClaimPage,
     ClaimRead,
     ClaimState,
-    OrderOfNumber,
+    OrderSeen,
     OrphanFit,
     OtherClaim,
 )
 from app.schemas.common import Money
 from app.schemas.orphans import ScoreReason
 from app.services.claims.file import ClaimNotFoundError
+from app.services.claims.granted import like_orders
 from app.services.claims.match import orphans_for
 from app.services.orders.numbers import find_order
 from app.services.orphans.read import click_seen, orphan_read
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
-_MOST_CLICKS = 20
+_MOST_ROWS = 20
 
 
 def claim_read(claim: Claim) -> ClaimRead:
@@ -100,9 +101,12 @@ async def show_to_staff(session: AsyncSession, *, claim_id: UUID) -> ClaimAdminD
             Click.origin == ClickOrigin.CUSTOMER,
         )
         .order_by(Click.id.desc())
-        .limit(_MOST_CLICKS)
+        .limit(_MOST_ROWS)
     )
     known = await find_order(session, merchant_id=claim.merchant_id, reference=claim.order_reference)
+    like = await session.scalars(
+        like_orders(claim, currency=claim.currency, sale_minor=claim.amount_minor).limit(_MOST_ROWS)
+    )
     others = await session.scalars(
         select(Claim)
         .where(
@@ -112,7 +116,7 @@ async def show_to_staff(session: AsyncSession, *, claim_id: UUID) -> ClaimAdminD
             Claim.status.in_((*WAITING, ClaimStatus.APPROVED)),
         )
         .order_by(Claim.id)
-        .limit(_MOST_CLICKS)
+        .limit(_MOST_ROWS)
     )
     fits = await orphans_for(session, claim) if claim.status in WAITING else []
     return ClaimAdminDetail(
@@ -122,7 +126,8 @@ async def show_to_staff(session: AsyncSession, *, claim_id: UUID) -> ClaimAdminD
             OrphanFit.model_validate({"orphan": orphan_read(event), "score": found.points, "reasons": found.reasons})
             for event, found in fits
         ],
-        known_order=None if known is None else OrderOfNumber.model_validate(known),
+        known_order=None if known is None else OrderSeen.model_validate(known),
+        like_orders=[OrderSeen.model_validate(order) for order in like],
         other_claims=[OtherClaim.model_validate(other) for other in others],
     )
 

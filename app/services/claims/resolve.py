@@ -18,6 +18,7 @@ from app.models import (
     Claim,
     ClaimStatus,
     Merchant,
+    Order,
     StaffKey,
     StaffRole,
     WebhookEvent,
@@ -27,6 +28,7 @@ from app.money import MoneyError
 from app.schemas.claims import ClaimApproval
 from app.schemas.common import Money
 from app.services.claims.file import ClaimExistsError, ClaimNotFoundError, ClaimResolvedError, lock_waiting
+from app.services.claims.granted import like_orders
 from app.services.claims.match import fit
 from app.services.clicks import MerchantWithoutSourceError
 from app.services.orders.adjust import report_by_claim
@@ -66,6 +68,19 @@ class ClaimNotCreditableError(ConflictError):
 
     def __init__(self, claim_id: UUID, reason: str) -> None:
         super().__init__(f"The claim {claim_id} cannot be credited so: {reason}.")
+
+
+class LikeOrderExistsError(ConflictError):
+    """The customer has an order of another number at that shop, which may be the one claimed."""
+
+    code = "like_order_exists"
+    title = "May be credited already"
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(
+            f"Order {order.external_id!r} ({order.id}) of this customer is of a like amount and time. If it is another"
+            " purchase, say so (distinct)."
+        )
 
 
 async def approve_claim(
@@ -159,6 +174,8 @@ async def _credit_by_hand(
     known = await find_order(session, merchant_id=merchant.id, reference=reference)
     if known is not None:
         raise OrderExistsError(known, claim.customer_id)
+    if not wanted.distinct:
+        await _refuse_like(session, claim, sale)
     click = await promise(
         session,
         settings,
@@ -185,6 +202,12 @@ async def _credit_by_hand(
     await wake_orphans(session, source_id=merchant.source_id, references=spellings(reference))
     claim.order_id, claim.matched_event_id, claim.score, claim.score_reasons = order.id, None, None, None
     return claim
+
+
+async def _refuse_like(session: AsyncSession, claim: Claim, sale: Money) -> None:
+    like = await session.scalar(like_orders(claim, currency=sale.currency, sale_minor=sale.amount_minor).limit(1))
+    if like is not None:
+        raise LikeOrderExistsError(like)
 
 
 async def _correct_reference(session: AsyncSession, claim: Claim, reference: str) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, Text, func, literal, or_, select
+from sqlalchemy import Text, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
@@ -18,7 +18,6 @@ from app.ids import new_id
 from app.models import (
     CLOCK_SKEW,
     Claim,
-    ClaimStatus,
     Click,
     Merchant,
     Order,
@@ -27,10 +26,10 @@ from app.models import (
     SourceKind,
     WebhookEvent,
     WebhookStatus,
-    reference_key,
 )
 from app.money import MoneyError
 from app.services.claims.follow import follow_event
+from app.services.claims.granted import granted_order, is_granted, like_grant
 from app.services.orders.report import NoExchangeRateError, Said, lock_reference, start_order, take_reports
 from app.services.webhooks import awin, direct
 from app.services.webhooks.payload import PayloadError, SaleReport
@@ -176,7 +175,12 @@ async def _attribute(
         return await _by_order(session, source, report)
     row = (
         await session.execute(
-            select(Click, Merchant, _order_of_claim(report))
+            select(
+                Click,
+                Merchant,
+                granted_order(report.external_order_id),
+                like_grant(currency=report.currency, sale_minor=report.sale_minor, at=report.occurred_at),
+            )
             .join(Merchant, Merchant.id == Click.merchant_id)
             .where(Click.id == click_id)
         )
@@ -184,7 +188,7 @@ async def _attribute(
     if row is None:
         # A reference that leads nowhere, perhaps of an order that was attributed all the same.
         return await _by_order(session, source, report)
-    click, merchant, claimed_order_id = row
+    click, merchant, granted_order_id, like_claim_id = row
     if merchant.source_id != source.id:
         raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
     if None not in (report.network_merchant_ref, merchant.network_merchant_ref) and (
@@ -197,12 +201,17 @@ async def _attribute(
     order = await session.scalar(
         select(Order)
         .where(
-            Order.external_id == report.external_order_id if claimed_order_id is None else Order.id == claimed_order_id,
+            Order.external_id == report.external_order_id if granted_order_id is None else Order.id == granted_order_id,
             Order.merchant_id == merchant.id,
         )
         .with_for_update()
     )
     if order is None:
+        if like_claim_id is not None and event.matched_click_id is None:
+            raise _orphan(
+                f"claim {like_claim_id} of this customer was credited by hand for a like sale:"
+                " match this if it is another one, discard it if it is the same"
+            )
         order = await _new_order(session, settings, source, report, click, merchant)
         return _Attribution(click, merchant, order, is_new=True)
     if order.click_id != click.id:
@@ -211,27 +220,6 @@ async def _attribute(
         # A customer's claim was granted before this came: the order keeps what was promised for it then.
         click = await session.get_one(Click, order.click_id)
     return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
-
-
-def _order_of_claim(report: SaleReport) -> ScalarSelect[UUID | None]:
-    """Select the order that a claim made of the number which the report gives, perhaps in another spelling."""
-    return (
-        select(Claim.order_id)
-        .join(Order, Order.id == Claim.order_id)
-        .where(Claim.merchant_id == Merchant.id, *_granted(report))
-        .limit(1)
-        .correlate(Merchant)
-        .scalar_subquery()
-    )
-
-
-def _granted(report: SaleReport) -> tuple[ColumnElement[bool], ...]:
-    return (
-        Claim.reference_key == reference_key(report.external_order_id),
-        Claim.status == ClaimStatus.APPROVED,
-        # An order that came from an event has that one's number, and is found by it.
-        Order.external_id == Claim.order_reference,
-    )
 
 
 async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -> _Attribution:
@@ -252,7 +240,7 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
     orders = (await session.scalars(of_source.where(Order.external_id == report.external_order_id))).all()
     if not orders:
         claimed = of_source.join(Claim, Claim.order_id == Order.id).where(
-            Claim.merchant_id == Merchant.id, *_granted(report)
+            Claim.merchant_id == Merchant.id, *is_granted(report.external_order_id)
         )
         orders = (await session.scalars(claimed)).all()
     if not orders:
