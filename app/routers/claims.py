@@ -3,13 +3,14 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from app.dependencies import CurrentCustomer, IdempotencyDep, PageDep, SessionDep, SettingsDep
+from app.dependencies import CurrentCustomer, IdempotencyDep, LimitByCustomer, PageDep, SessionDep, SettingsDep
 from app.openapi import problems
 from app.schemas.claims import ClaimCreate, ClaimPage, ClaimRead, ClaimState
 from app.services.claims import file, read
+from app.services.rate_limits import CLAIM
 
 router = APIRouter(prefix="/v1/me/claims", tags=["claims"], responses=problems(401))
 
@@ -19,7 +20,8 @@ router = APIRouter(prefix="/v1/me/claims", tags=["claims"], responses=problems(4
     status_code=201,
     summary="Claim missing cashback",
     response_model=ClaimRead,
-    responses=problems(403, 404, 409, 422),
+    responses=problems(403, 404, 409, 422, 429),
+    dependencies=[Depends(LimitByCustomer(CLAIM))],
 )
 async def file_claim(
     session: SessionDep,

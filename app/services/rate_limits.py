@@ -209,3 +209,5 @@ REGISTER = Policy("register", quota=60, window_seconds=3600, fallback=Fallback.L
 STEP_UP = Policy("step-up", quota=20, window_seconds=300, fallback=Fallback.LOCAL)
 PAYOUT = Policy("payout", quota=300, window_seconds=3600, fallback=Fallback.LOCAL)
 CLICK = Policy("click", quota=120, window_seconds=60)
+# Whoever files and withdraws all day is looking for other people's orders.
+CLAIM = Policy("claim", quota=60, window_seconds=3600)

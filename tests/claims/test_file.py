@@ -52,6 +52,7 @@ async def test_a_claim_is_filed_and_shown(shopper: Shopper) -> None:
     promised = datetime.fromisoformat(claim["due_at"]) - datetime.fromisoformat(claim["created_at"])
     assert promised == timedelta(days=5)
     assert "score" not in claim
+    assert answer.headers["RateLimit-Policy"] == '"claim";q=60;w=3600'
     url = f"/v1/me/claims/{claim['id']}"
     assert (await shopper.client.get(url, headers=shopper.headers)).json() == claim
     listed = await shopper.client.get("/v1/me/claims?status=open", headers=shopper.headers)

@@ -26,10 +26,11 @@ from app.models import (
     SourceKind,
     WebhookEvent,
     WebhookStatus,
+    reference_key,
 )
 from app.money import MoneyError
 from app.services.claims.follow import follow_event
-from app.services.claims.granted import granted_order, is_granted, like_grant
+from app.services.claims.granted import by_hand, find_granted
 from app.services.orders.report import NoExchangeRateError, Said, lock_reference, start_order, take_reports
 from app.services.webhooks import awin, direct
 from app.services.webhooks.payload import PayloadError, SaleReport
@@ -175,20 +176,13 @@ async def _attribute(
         return await _by_order(session, source, report)
     row = (
         await session.execute(
-            select(
-                Click,
-                Merchant,
-                granted_order(report.external_order_id),
-                like_grant(currency=report.currency, sale_minor=report.sale_minor, at=report.occurred_at),
-            )
-            .join(Merchant, Merchant.id == Click.merchant_id)
-            .where(Click.id == click_id)
+            select(Click, Merchant).join(Merchant, Merchant.id == Click.merchant_id).where(Click.id == click_id)
         )
     ).one_or_none()
     if row is None:
         # A reference that leads nowhere, perhaps of an order that was attributed all the same.
         return await _by_order(session, source, report)
-    click, merchant, granted_order_id, like_claim_id = row
+    click, merchant = row
     if merchant.source_id != source.id:
         raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
     if None not in (report.network_merchant_ref, merchant.network_merchant_ref) and (
@@ -200,18 +194,12 @@ async def _attribute(
         )
     order = await session.scalar(
         select(Order)
-        .where(
-            Order.external_id == report.external_order_id if granted_order_id is None else Order.id == granted_order_id,
-            Order.merchant_id == merchant.id,
-        )
+        .where(Order.merchant_id == merchant.id, Order.external_id == report.external_order_id)
         .with_for_update()
     )
     if order is None:
-        if like_claim_id is not None and event.matched_click_id is None:
-            raise _orphan(
-                f"claim {like_claim_id} of this customer was credited by hand for a like sale:"
-                " match this if it is another one, discard it if it is the same"
-            )
+        order = await _granted(session, event, report, click)
+    if order is None:
         order = await _new_order(session, settings, source, report, click, merchant)
         return _Attribution(click, merchant, order, is_new=True)
     if order.click_id != click.id:
@@ -220,6 +208,26 @@ async def _attribute(
         # A customer's claim was granted before this came: the order keeps what was promised for it then.
         click = await session.get_one(Click, order.click_id)
     return _Attribution(click, merchant, _same_currency(order, report), is_new=False)
+
+
+async def _granted(session: AsyncSession, event: WebhookEvent, report: SaleReport, click: Click) -> Order | None:
+    """Return the order that a claim made of this sale, if one did. Raises NotAttributedError when that is not sure."""
+    found = await find_granted(
+        session,
+        click,
+        reference=report.external_order_id,
+        currency=report.currency,
+        sale_minor=report.sale_minor,
+        at=report.occurred_at,
+    )
+    if found.order_id is not None:
+        return await session.get_one(Order, found.order_id, with_for_update=True)
+    if found.like_claim_id is not None and event.matched_click_id is None:
+        raise _orphan(
+            f"claim {found.like_claim_id} of this customer was credited by hand for a like sale:"
+            " match this if it is another one, discard it if it is the same"
+        )
+    return None
 
 
 async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -> _Attribution:
@@ -240,7 +248,7 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
     orders = (await session.scalars(of_source.where(Order.external_id == report.external_order_id))).all()
     if not orders:
         claimed = of_source.join(Claim, Claim.order_id == Order.id).where(
-            Claim.merchant_id == Merchant.id, *is_granted(report.external_order_id)
+            Claim.merchant_id == Merchant.id, *by_hand(literal(reference_key(report.external_order_id)))
         )
         orders = (await session.scalars(claimed)).all()
     if not orders:
