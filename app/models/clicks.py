@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Select, literal, select
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Select, SQLColumnExpression, literal, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, currency_check, minor, one_of, primary_key_uuid
@@ -65,10 +65,19 @@ class Click(Base):
         return self.created_at - CLOCK_SKEW <= sold_at <= self.expires_at
 
     @classmethod
-    def before_sale(cls, *, merchant_id: int, at: datetime, customer_id: UUID | None = None) -> Select[Self]:
-        """Select customers' own clicks that a sale at a moment counts for, the last one first."""
+    def before_sale(
+        cls,
+        *,
+        merchant_id: int | SQLColumnExpression[int],
+        at: datetime | SQLColumnExpression[datetime] | SQLColumnExpression[datetime | None],
+        customer_id: UUID | SQLColumnExpression[UUID] | None = None,
+    ) -> Select[Self]:
+        """Select customers' own clicks that a sale at a moment counts for, the last one first.
+
+        With columns in place of the values it is the inside of a subquery.
+        """
         # Added by PostgreSQL: the first and last days of the calendar have no neighbours in Python.
-        sold_at = literal(at)
+        sold_at = literal(at) if isinstance(at, datetime) else at
         statement = (
             select(cls)
             .where(

@@ -9,7 +9,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, and_, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    ScalarSelect,
+    SQLColumnExpression,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, defer
 
@@ -45,8 +56,11 @@ async def orphans_for(session: AsyncSession, claim: Claim) -> list[tuple[Webhook
     Candidates have the order's number, or a like amount at a like time; at most some of each.
     """
     source_id = await session.scalar(select(Merchant.source_id).where(Merchant.id == claim.merchant_id))
+    clicked_at = _clicked_at(
+        merchant_id=claim.merchant_id, customer_id=claim.customer_id, at=WebhookEvent.reported_at
+    ).correlate(WebhookEvent)
     orphans = (
-        select(WebhookEvent)
+        select(WebhookEvent, clicked_at)
         .options(defer(WebhookEvent.body))
         .where(
             WebhookEvent.status == WebhookStatus.ORPHANED,
@@ -70,16 +84,24 @@ async def orphans_for(session: AsyncSession, claim: Claim) -> list[tuple[Webhook
             min(MAX_MINOR, claim.amount_minor * (_WHOLE + tolerance) // _WHOLE),
         ),
     ).order_by(_distance(WebhookEvent.reported_at, claim.ordered_at), WebhookEvent.id)
-    found = {event.id: event for statement in (of_number, alike) for event in await session.scalars(statement)}
-    scored = [(event, await fit(session, claim, event)) for event in found.values()]
-    return sorted(scored, key=lambda pair: (-pair[1].points, pair[0].id))
+    scored = {
+        event.id: (event, score(claim, event, clicked_at=last_click_at))
+        for statement in (of_number, alike)
+        for event, last_click_at in await session.execute(statement)
+    }
+    return sorted(scored.values(), key=lambda pair: (-pair[1].points, pair[0].id))
 
 
 async def claims_for(session: AsyncSession, event: WebhookEvent) -> list[tuple[Claim, Score]]:
     """Return the waiting claims that may be of an orphan's sale, the best first; chosen as in `orphans_for`."""
     if event.reported_sale_minor is None or event.reported_kind not in SALES or event.external_order_id is None:
         return []
-    claims = select(Claim).where(Claim.status.in_(WAITING)).limit(_MOST_CANDIDATES)
+    clicked_at = _clicked_at(
+        merchant_id=Claim.merchant_id,
+        customer_id=Claim.customer_id,
+        at=literal(event.reported_at, DateTime(timezone=True)),
+    ).correlate(Claim)
+    claims = select(Claim, clicked_at).where(Claim.status.in_(WAITING)).limit(_MOST_CANDIDATES)
     of_number = claims.where(Claim.reference_key == reference_key(event.external_order_id)).order_by(Claim.id)
     if event.merchant_id is None:
         merchants = select(Merchant.id).where(Merchant.source_id == event.source_id)
@@ -97,9 +119,12 @@ async def claims_for(session: AsyncSession, event: WebhookEvent) -> list[tuple[C
             ),
         ).order_by(_distance(Claim.ordered_at, event.reported_at), Claim.id)
         statements = [of_number.where(Claim.merchant_id == event.merchant_id), alike]
-    found = {claim.id: claim for statement in statements for claim in await session.scalars(statement)}
-    scored = [(claim, await fit(session, claim, event)) for claim in found.values()]
-    return sorted(scored, key=lambda pair: (-pair[1].points, pair[0].id))
+    scored = {
+        claim.id: (claim, score(claim, event, clicked_at=last_click_at))
+        for statement in statements
+        for claim, last_click_at in await session.execute(statement)
+    }
+    return sorted(scored.values(), key=lambda pair: (-pair[1].points, pair[0].id))
 
 
 async def fit(session: AsyncSession, claim: Claim, event: WebhookEvent) -> Score:
@@ -194,6 +219,16 @@ def _is_better(points: int, event_id: UUID) -> ColumnElement[bool]:
         Claim.score < points,
         and_(Claim.score == points, Claim.matched_event_id > event_id),
     )
+
+
+def _clicked_at(
+    *,
+    merchant_id: int | SQLColumnExpression[int],
+    customer_id: UUID | SQLColumnExpression[UUID],
+    at: SQLColumnExpression[datetime] | SQLColumnExpression[datetime | None],
+) -> ScalarSelect[datetime]:
+    clicks = Click.before_sale(merchant_id=merchant_id, at=at, customer_id=customer_id)
+    return clicks.with_only_columns(Click.created_at).limit(1).scalar_subquery()
 
 
 def _near(column: _TimeColumn, at: datetime | None) -> ColumnElement[bool]:
