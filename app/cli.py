@@ -112,12 +112,37 @@ def worker(kind: Annotated[str, typer.Argument(help="Which queue: default or syn
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    grant_to: Annotated[
+        str | None,
+        typer.Option(
+            envvar="APPLICATION_ROLE", help="Role that the service runs as, which owns nothing: gets what it needs."
+        ),
+    ] = None,
+) -> None:
     """Bring the database to the newest schema. A lock that is held makes it give up within seconds."""
     from alembic import command  # noqa: PLC0415 - only migrations need it
 
     command.upgrade(alembic_config(_settings().database_url), "head")
     typer.echo("database is at the newest schema")
+    if grant_to:
+        _grant(grant_to)
+
+
+def _grant(role: str) -> None:
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services import grants  # noqa: PLC0415 - see above
+
+    async def grant() -> None:
+        async with db.transaction() as session:
+            await grants.grant_to(session, role)
+
+    try:
+        _with_database(grant)
+    except grants.GrantError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{role} may do what the service needs, and cannot change the ledger")
 
 
 @app.command("check-migrations")
