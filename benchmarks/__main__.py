@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 MEASUREMENTS = {
+    "ledger": "transfers a second beside pgbench, and the proof of 1M and 10M postings beside a bare scan",
     "offers": "requests a second of a merchant's offers, beside a bare FastAPI constant answer",
     "sync": "a 50,000-offer feed, fetch to visible, beside the bare floor",
     "webhooks": "signed webhook to wallet, beside a bare durable INSERT",

@@ -1,5 +1,7 @@
 """Postings of the past, and tampering with them as somebody with the database owner's power would."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -9,6 +11,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import Settings
 from app.db import transaction
 from app.ids import new_id
 from app.models import Account, CauseType, Customer, Posting, Transfer, Wallet
@@ -63,3 +66,19 @@ async def tamper(*statements: str) -> None:
     async with tampering() as session:
         for statement in statements:
             await session.execute(text(statement))
+
+
+def run_command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the real `cashback ledger ...`."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", "ledger", *arguments],
+        env={
+            "ENVIRONMENT": "development",
+            "DATABASE_URL": settings.database_url,
+            "REDIS_URL": settings.redis_url,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )

@@ -19,7 +19,7 @@ from app.services.ledger.verify import Violation
 from app.services.ledger.verify_slices import DAYS, verify
 from app.workers.ledger import seal_days
 from tests.factories import make_customer
-from tests.ledger.past import post_at, tamper
+from tests.ledger.past import post_at, run_command, tamper
 
 # Five days ago and on: all over, none too far away.
 FIRST = datetime.now(UTC).date() - timedelta(days=5)
@@ -282,6 +282,20 @@ async def test_tampering_is_found_and_the_first_day_named(
     found = await broken()
     assert found[0][0] == name(day)
     assert found[0][1].startswith(detail.format(name(0)))
+
+
+async def test_the_command_seals_and_prints_hashes_that_verify_takes(committed_db: Settings) -> None:
+    async with transaction() as session:
+        await post_at(session, at(0), await make_customer(session), 100)
+    sealed_now = await asyncio.to_thread(run_command, committed_db, "seal")
+    assert sealed_now.returncode == 0, sealed_now.stderr
+    first, second, *_ = sealed_now.stdout.splitlines()
+    assert first.endswith("  2 postings")
+    assert second.endswith("  0 postings")
+    known = [argument for line in (first, second) for argument in ("--known", line.split(" ")[0])]
+    verified = await asyncio.to_thread(run_command, committed_db, "verify", *known)
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stdout.splitlines()[-1].startswith("sealed up to ")
 
 
 async def test_who_also_rewrites_the_day_is_found_a_day_later(doomed_db: Settings) -> None:

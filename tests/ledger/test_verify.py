@@ -1,8 +1,6 @@
 """Proving the ledger by slices: the same as a whole, a little at a time, and never alarmed by money that moves."""
 
 import asyncio
-import subprocess
-import sys
 from dataclasses import replace
 
 import httpx
@@ -20,7 +18,7 @@ from app.services.ledger.verify import INVARIANTS, Invariant, Violation, violati
 from app.services.ledger.verify_slices import CHECKS, Check, DaysCheck, InvariantCheck, continue_pass, verify
 from app.workers import ledger as worker
 from tests.factories import make_click, make_customer, make_merchant, make_order
-from tests.ledger.past import tamper
+from tests.ledger.past import run_command, tamper
 
 MARKETS = ("PKR", "JPY", "KWD")
 
@@ -234,25 +232,9 @@ async def test_money_that_moves_meanwhile_is_no_violation(committed_db: Settings
     assert moved > 20
 
 
-def run_verify(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real command."""
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", "ledger", *arguments],
-        env={
-            "ENVIRONMENT": "development",
-            "DATABASE_URL": settings.database_url,
-            "REDIS_URL": settings.redis_url,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 async def test_the_command_names_each_rule_with_its_result_and_time(committed_db: Settings) -> None:
     await make_orders()
-    done = await asyncio.to_thread(run_verify, committed_db, "verify")
+    done = await asyncio.to_thread(run_command, committed_db, "verify")
     assert (done.returncode, done.stderr) == (0, "")
     for check, line in zip(CHECKS, done.stdout.splitlines(), strict=True):
         assert line.startswith("ok ")
@@ -262,7 +244,7 @@ async def test_the_command_names_each_rule_with_its_result_and_time(committed_db
 async def test_the_command_exits_with_1_and_names_what_is_broken(doomed_db: Settings) -> None:
     customers = await make_orders()
     await tamper("UPDATE wallets SET pending_minor = pending_minor + 1 WHERE currency = 'JPY'")
-    done = await asyncio.to_thread(run_verify, doomed_db, "verify")
+    done = await asyncio.to_thread(run_command, doomed_db, "verify")
     assert done.returncode == 1
     (broken,) = (line for line in done.stdout.splitlines() if not line.startswith("ok "))
     assert "wallets_equal_postings" in broken
@@ -272,10 +254,10 @@ async def test_the_command_exits_with_1_and_names_what_is_broken(doomed_db: Sett
 
 
 async def test_the_command_takes_noted_hashes(committed_db: Settings) -> None:
-    done = await asyncio.to_thread(run_verify, committed_db, "verify", "--known", "2026-11-01:00ff")
+    done = await asyncio.to_thread(run_command, committed_db, "verify", "--known", "2026-11-01:00ff")
     assert done.returncode == 1
     assert "2026-11-01: it is not sealed" in done.stderr
-    done = await asyncio.to_thread(run_verify, committed_db, "verify", "--known", "yesterday")
+    done = await asyncio.to_thread(run_command, committed_db, "verify", "--known", "yesterday")
     assert done.returncode == 2
 
 
