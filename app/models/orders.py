@@ -56,11 +56,17 @@ class Order(Base):
         CheckConstraint("(expired_at IS NULL) = (expired_as IS NULL)", name="expired"),
         CheckConstraint("(reported_currency = currency) = (exchange_rate_e12 IS NULL)", name="exchange_rate"),
         Index(None, "customer_id", "merchant_id", "ordered_at"),
-        Index("ix_orders_open", "merchant_id", "ordered_at", postgresql_where="status = 'pending'"),
+        Index("ix_orders_open", "merchant_id", "ordered_at", "id", postgresql_where="status = 'pending'"),
         Index(None, "customer_id", "id"),
         Index(None, "click_id"),
         # Approved orders by the end of their hold: those that the network has paid, and those that it has not.
-        Index("ix_orders_hold_paid", "payable_at", postgresql_where=f"status = 'approved' AND {_DUE} <= 0"),
+        Index(
+            "ix_orders_hold_paid",
+            "merchant_id",
+            "payable_at",
+            "id",
+            postgresql_where=f"status = 'approved' AND {_DUE} <= 0",
+        ),
         Index(
             "ix_orders_hold", "merchant_id", "payable_at", "id", postgresql_where=f"status = 'approved' AND {_DUE} > 0"
         ),

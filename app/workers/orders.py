@@ -1,50 +1,53 @@
-"""Orders over time: those whose hold is over become payable, and those that no report closes are closed."""
+"""Orders over time: those whose hold is over become payable, and those that no report closes expire."""
 
-import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
-from app.db import is_unavailable, transaction
-from app.services.orders import adjust, hold
-
-logger = logging.getLogger(__name__)
+from app.db import transaction
+from app.services.orders import expiry, hold
+from app.workers.tasks import one_by_one
 
 
 async def release_payable() -> int:
-    """Make due orders payable, one transaction a batch; returns how many.
-
-    What fails at one merchant is logged, stays for the next time, and delays no other merchant's customers.
-    """
-    released = await _all_batches(hold.release_paid, hold.BATCH)
+    """Make all due orders payable that may be, one transaction a batch of a merchant's; returns how many."""
     async with transaction() as session:
-        merchant_ids = await hold.advancing_merchants(session)
-    for merchant_id in merchant_ids:
-        try:
-            released += await _all_batches(partial(hold.release_advanced, merchant_id=merchant_id), hold.BATCH)
-        except Exception as error:
-            if is_unavailable(error):
-                raise
-            logger.exception("orders cannot be released", extra={"merchant_id": merchant_id})
+        waiting = await hold.due_merchants(session)
+    released = 0
+    while waiting:
+        done = await one_by_one("release_payable", waiting, hold.release_due)
+        released += sum(count for _, count in done)
+        # In turn: a merchant with many due orders does not make the others wait.
+        waiting = [merchant_id for merchant_id, count in done if count == hold.BATCH]
     return released
 
 
 def order_expiry(settings: Settings) -> Callable[[], Awaitable[int]]:
     """Return the task `expire_orders` of one worker process."""
 
+    async def expire(session: AsyncSession, order: tuple[datetime, UUID]) -> bool:
+        return await expiry.expire_order(session, settings, order[1])
+
     async def expire_orders() -> int:
-        """Close orders that no report closed in their merchant's time, one transaction a batch; returns how many."""
-        return await _all_batches(partial(adjust.expire_orders, settings=settings), adjust.EXPIRE_BATCH)
+        """Close orders whose time is over, one transaction each; returns how many."""
+        async with transaction() as session:
+            merchants = await expiry.expiring_merchants(session)
+        return sum([await _expire_all(merchant_id, expire) for merchant_id in merchants])
 
     return expire_orders
 
 
-async def _all_batches(run: Callable[..., Awaitable[int]], size: int) -> int:
-    """Run batches, each in a transaction of its own, until one is not full: the others are not for us, or not yet."""
-    done = 0
+async def _expire_all(
+    merchant_id: int, expire: Callable[[AsyncSession, tuple[datetime, UUID]], Awaitable[bool]]
+) -> int:
+    expired, last = 0, None
     while True:
         async with transaction() as session:
-            count = await run(session, limit=size)
-        done += count
-        if count < size:
-            return done
+            due = await expiry.due_orders(session, merchant_id=merchant_id, after=last)
+        expired += sum(closed for _, closed in await one_by_one("expire_orders", due, expire))
+        if len(due) < expiry.BATCH:
+            return expired
+        last = due[-1]

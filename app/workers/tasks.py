@@ -19,6 +19,7 @@ from app.logs import bound_request_id
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def job(run: Callable[..., Awaitable[object]], *, timeout_seconds: int) -> Function:
@@ -47,14 +48,22 @@ async def observed(name: str, run: Callable[[], Awaitable[object]]) -> None:
             metrics.JOB_DURATION.labels(name, outcome).observe(perf_counter() - started)
 
 
-async def one_by_one(task: str, items: Iterable[Item], work: Callable[[AsyncSession, Item], Awaitable[object]]) -> None:
-    """Work on each item in a transaction of its own. One that fails is logged, stays undone, and delays no other."""
+async def one_by_one(
+    task: str, items: Iterable[Item], work: Callable[[AsyncSession, Item], Awaitable[Result]]
+) -> list[tuple[Item, Result]]:
+    """Work on each item in a transaction of its own; returns those that were done, each with what the work returned.
+
+    One that fails is logged, stays undone, and delays no other.
+    """
+    done = []
     for item in items:
         try:
             async with transaction() as session:
-                await work(session, item)
+                result = await work(session, item)
+            done.append((item, result))
         except Exception as error:
             if is_unavailable(error):
                 logger.warning("item postponed", extra={"task": task, "item": str(item), "error": type(error).__name__})
                 continue
             logger.exception("item failed; the next run tries it again", extra={"task": task, "item": str(item)})
+    return done

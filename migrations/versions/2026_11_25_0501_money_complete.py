@@ -656,7 +656,11 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index(
-        "ix_orders_open", "orders", ["merchant_id", "ordered_at"], unique=False, postgresql_where="status = 'pending'"
+        "ix_orders_open",
+        "orders",
+        ["merchant_id", "ordered_at", "id"],
+        unique=False,
+        postgresql_where="status = 'pending'",
     )
     op.create_index(
         "ix_postings_created",
@@ -691,7 +695,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_orders_hold_paid",
         "orders",
-        ["payable_at"],
+        ["merchant_id", "payable_at", "id"],
         unique=False,
         postgresql_where=f"status = 'approved' AND {due} <= 0",
     )

@@ -23,7 +23,7 @@ from app.models import (
     WebhookEvent,
     WebhookStatus,
 )
-from app.services.orders.adjust import EXPIRE_BATCH
+from app.services.orders.expiry import BATCH
 from app.workers.orders import order_expiry, release_payable
 from app.workers.settings import worker_kind
 from tests.factories import customer_headers, make_order, staff_headers
@@ -190,7 +190,7 @@ async def test_batches_follow_until_none_is_left(world: World) -> None:
         member = StaffKey(name="test", role=StaffRole.FINANCE, prefix="0" * 8, key_hash=b"")
         session.add(member)
         click = await session.get_one(Click, world.click.id)
-        for _ in range(EXPIRE_BATCH + 1):
+        for _ in range(BATCH + 1):
             order = await make_order(session, click, ordered_at=LONG_AGO)
             session.add(
                 OrderReport(
@@ -203,7 +203,7 @@ async def test_batches_follow_until_none_is_left(world: World) -> None:
                     currency="PKR",
                 )
             )
-    assert await expire(world) == EXPIRE_BATCH + 1
+    assert await expire(world) == BATCH + 1
 
 
 async def test_an_order_and_its_last_report_may_meet(world: World) -> None:

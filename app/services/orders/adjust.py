@@ -1,23 +1,20 @@
-"""What changes an order without its source: a resolved claim, a member of staff with a reason, the merchant's expiry.
+"""What changes an order without its source: a resolved claim, or a member of staff with a reason.
 
-Each is a report like any other (or, of expiry, a mark on the order), so that it is folded with what the source says
-before and after, and posted in the same way.
+Each is a report like any other, so that it is folded with what the source says before and after, and posted in the
+same way.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.errors import InvalidRequestError, NotFoundError
 from app.ids import new_id
-from app.models import Claim, Click, ExpireAs, Merchant, Order, OrderReport, OrderStatus, ReportKind, StaffKey
+from app.models import Claim, Click, Merchant, Order, OrderReport, ReportKind, StaffKey
 from app.schemas.orders import OrderAdjustment
-from app.services.orders.report import Said, lock_reference, refold, start_order, take_reports
-
-EXPIRE_BATCH = 200
+from app.services.orders.report import Said, lock_reference, start_order, take_reports
 
 
 class UnknownOrderError(NotFoundError):
@@ -115,30 +112,3 @@ async def adjust_order(
         merchant=await session.get_one(Merchant, order.merchant_id),
     )
     return order
-
-
-async def expire_orders(session: AsyncSession, settings: Settings, *, limit: int = EXPIRE_BATCH) -> int:
-    """Close up to `limit` orders that no report closed in their merchant's time; returns how many.
-
-    Safe to run twice and beside itself.
-    """
-    rows = await session.execute(
-        select(Order, Merchant.expire_as)
-        .join(Merchant, Merchant.id == Order.merchant_id)
-        .where(
-            Order.status == OrderStatus.PENDING,
-            Order.expired_at.is_(None),
-            Merchant.expire_days.is_not(None),
-            Order.ordered_at <= func.now() - Merchant.expire_days * literal(timedelta(days=1)),
-        )
-        .order_by(Order.ordered_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=Order)
-    )
-    expired = 0
-    # By wallet, so that two batches meet the same wallets in the same order.
-    for order, expire_as in sorted(rows, key=lambda row: (row[0].customer_id, row[0].currency, row[0].id)):
-        order.expired_at, order.expired_as = datetime.now(UTC), ExpireAs(expire_as)
-        await refold(session, settings, order)
-        expired += 1
-    return expired

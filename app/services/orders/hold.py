@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, func, literal, select, text, true
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
 
 from app.models import Merchant, Order, OrderStatus
 from app.schemas.orders import OrderWait
@@ -20,6 +19,10 @@ from app.services.orders.change import Target, change
 BATCH = 200
 # Who advances cashback of a merchant with a limit does it alone, so that two never both see the same room.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:merchant, 3))")
+# Due orders, by whether the network has paid: each as an index has them (`app/models/orders.py`).
+_DUE = (Order.status == OrderStatus.APPROVED, Order.payable_at <= func.now())
+_PAID = (*_DUE, Order.due_minor <= 0)
+_UNPAID = (*_DUE, Order.due_minor > 0)
 _Item = TypeVar("_Item")
 
 
@@ -37,62 +40,74 @@ def waits_for(order: Order, merchant: Merchant, *, now: datetime) -> OrderWait |
     return None if limit_minor is None else OrderWait.EXPOSURE
 
 
-async def release_paid(session: AsyncSession, *, limit: int = BATCH) -> int:
-    """Make up to `limit` due orders payable whose commission the network has paid, and return how many.
-
-    Safe to run twice and beside itself.
-    """
-    orders = await session.scalars(
-        select(Order)
-        .where(Order.status == OrderStatus.APPROVED, Order.due_minor <= 0, Order.payable_at <= func.now())
+async def due_merchants(session: AsyncSession) -> Sequence[int]:
+    """Return ids of merchants with an approved order that may become payable by now."""
+    # Two looks into indexes for each merchant, however many orders wait. Their order is asked for, or PostgreSQL might
+    # expect to meet such an order soon in the table itself, and read all of it when there is none.
+    paid, unpaid = (
+        select(literal(1).label("found"))
+        .where(Order.merchant_id == Merchant.id, *conditions)
         .order_by(Order.payable_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        .limit(1)
+        .lateral()
+        for conditions in (_PAID, _UNPAID)
     )
-    return await _release(session, orders)
+    statement = (
+        select(Merchant.id)
+        .outerjoin(paid, true())
+        .outerjoin(unpaid, true())
+        .where(
+            or_(
+                paid.c.found.is_not(None),
+                and_(unpaid.c.found.is_not(None), Merchant.payable_after_payment.is_not(True)),
+            )
+        )
+        .order_by(Merchant.id)
+    )
+    return (await session.scalars(statement)).all()
 
 
-async def advancing_merchants(session: AsyncSession) -> Sequence[int]:
-    """Return ids of merchants that advance cashback and have a due order which the network has not paid."""
-    # One look into the index for each merchant, however many orders wait for their payment. Its order is asked for, or
-    # PostgreSQL might expect to meet some such order soon in the table itself, and read all of it when there is none.
-    first = select(literal(1)).where(*_unpaid(Merchant.id)).order_by(Order.payable_at).limit(1).lateral()
-    statement = select(Merchant.id).join(first, true()).where(Merchant.payable_after_payment.is_not(True))
-    return (await session.scalars(statement.order_by(Merchant.id))).all()
+async def release_due(session: AsyncSession, merchant_id: int, *, limit: int = BATCH) -> int:
+    """Make up to `limit` due orders of a merchant payable, and return how many; fewer are all that may be by now.
 
-
-async def release_advanced(session: AsyncSession, *, merchant_id: int, limit: int = BATCH) -> int:
-    """Make up to `limit` due orders of a merchant payable before the network has paid, and return how many.
-
-    With an exposure limit only as many as it leaves room for; those behind the first that does not fit wait with it.
-    Safe to run twice and beside itself.
+    First those that the network has paid, then those that we advance. Safe to run twice and beside itself.
     """
     merchant = await session.get_one(Merchant, merchant_id)
-    if merchant.payable_after_payment:
-        return 0
-    oldest = select(Order).where(*_unpaid(merchant_id)).order_by(Order.payable_at, Order.id).limit(limit)
-    limit_minor = merchant.exposure_limit_minor
+    orders = list(await session.scalars(_oldest(merchant_id, _PAID, limit).with_for_update(skip_locked=True)))
+    if len(orders) < limit and not merchant.payable_after_payment:
+        orders += await _lock_advanced(session, merchant, limit - len(orders))
+    # By wallet, so that two batches meet the same wallets in the same order.
+    for order in sorted(orders, key=lambda order: (order.customer_id, order.currency, order.id)):
+        await change(session, order, Target.of(order, status=OrderStatus.PAYABLE))
+    return len(orders)
+
+
+async def _lock_advanced(session: AsyncSession, merchant: Merchant, limit: int) -> Sequence[Order]:
+    """Lock the oldest due orders that the network has not paid, as many as the exposure limit leaves room for.
+
+    Those behind the first that does not fit wait with it.
+    """
+    oldest, limit_minor = _oldest(merchant.id, _UNPAID, limit), merchant.exposure_limit_minor
     if limit_minor is None:
-        return await _release(session, await session.scalars(oldest.with_for_update(skip_locked=True)))
-    room_minor = limit_minor - await _exposure(session, merchant_id)
+        return (await session.scalars(oldest.with_for_update(skip_locked=True))).all()
+    room_minor = limit_minor - await _exposure(session, merchant.id)
     # What is larger than the whole limit can only wait for its payment; it holds up nobody.
     oldest = oldest.where(Order.cashback_minor <= limit_minor)
     looked_at = (await session.execute(oldest.with_only_columns(Order.id, Order.cashback_minor))).all()
     fitting = _fitting(((row.id, row.cashback_minor) for row in looked_at), room_minor)
     if not fitting:
-        return 0
+        return []
     locked = await session.scalars(oldest.where(Order.id.in_(fitting)).with_for_update(skip_locked=True))
     # An event may have changed an order before it was locked.
-    return await _release(session, _fitting(((order, order.cashback_minor) for order in locked), room_minor))
+    return _fitting(((order, order.cashback_minor) for order in locked), room_minor)
 
 
-def _unpaid(merchant_id: int | InstrumentedAttribute[int]) -> tuple[ColumnElement[bool], ...]:
-    """Say which orders are due that the network has not paid."""
+def _oldest(merchant_id: int, conditions: tuple[ColumnElement[bool], ...], limit: int) -> Select[Order]:
     return (
-        Order.merchant_id == merchant_id,
-        Order.status == OrderStatus.APPROVED,
-        Order.due_minor > 0,
-        Order.payable_at <= func.now(),
+        select(Order)
+        .where(Order.merchant_id == merchant_id, *conditions)
+        .order_by(Order.payable_at, Order.id)
+        .limit(limit)
     )
 
 
@@ -116,11 +131,3 @@ def _fitting(items: Iterable[tuple[_Item, int]], room_minor: int) -> list[_Item]
             break
         fitting.append(item)
     return fitting
-
-
-async def _release(session: AsyncSession, orders: Iterable[Order]) -> int:
-    released = 0
-    # By wallet, so that two batches meet the same wallets in the same order.
-    for order in sorted(orders, key=lambda order: (order.customer_id, order.currency, order.id)):
-        released += await change(session, order, Target.of(order, status=OrderStatus.PAYABLE))
-    return released
