@@ -1,14 +1,37 @@
 """Cashback is exact, and its explanation adds up."""
 
+import random
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as tries
 from hypothesis import strategies as st
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.models import Click, RateKind
+from app.config import Settings
+from app.ids import new_id
+from app.models import (
+    Campaign,
+    Click,
+    ExchangeRate,
+    Merchant,
+    OrderBoost,
+    OrderReport,
+    RateKind,
+    ReportKind,
+    StaffRole,
+)
 from app.money import format_minor
+from app.services import staff
 from app.services.orders.cashback import Amounts, boost, compute
+from app.services.orders.report import Said, start_order, take_reports
+from tests.factories import make_click, make_customer, make_merchant
+
+# What a value is called in a tier or a campaign, and on a click.
+FIXED, SHARE = ("fixed_minor", "rate_fixed_minor"), ("basis_points", "rate_basis_points")
 
 
 def click(kind: RateKind, **rate: Any) -> Click:
@@ -104,50 +127,146 @@ def test_a_boost_below_its_minimum_adds_nothing_and_says_so() -> None:
 
 def _rates() -> st.SearchStrategy[Click]:
     amount = st.none() | st.integers(1, 10**7)
-    points = st.integers(1, 10_000)
-    tiers = st.lists(st.tuples(st.integers(1, 10**8), points), max_size=4, unique_by=lambda tier: tier[0])
-    share = st.builds(
-        lambda kind, basis_points, cap, tiers: click(
-            kind,
-            rate_basis_points=basis_points,
-            rate_cap_minor=cap,
-            rate_tiers=[{"from_minor": at, "basis_points": tier} for at, tier in sorted(tiers)] or None,
-        ),
-        st.sampled_from([RateKind.PERCENT_OF_SALE, RateKind.PERCENT_OF_COMMISSION]),
-        points,
-        amount,
-        tiers,
-    )
-    fixed = st.builds(
-        lambda value, cap: click(RateKind.FIXED, rate_fixed_minor=value, rate_cap_minor=cap),
-        st.integers(1, 10**7),
-        amount,
-    )
-    return share | fixed
+
+    def rate(kind: RateKind, value: int, cap: int | None, tiers: dict[int, int]) -> Click:
+        name, column = FIXED if kind is RateKind.FIXED else SHARE
+        steps = [{"from_minor": at, name: worth} for at, worth in sorted(tiers.items())]
+        return click(kind, rate_cap_minor=cap, rate_tiers=steps or None, **{column: value})
+
+    worth = st.integers(1, 10_000)
+    tiers = st.dictionaries(st.integers(1, 10**8), worth, max_size=4)
+    return st.builds(rate, st.sampled_from(RateKind), worth, amount, tiers)
 
 
-@settings(max_examples=10_000, deadline=None)
+def _boosts() -> st.SearchStrategy[dict[str, Any]]:
+    def campaign(kind: RateKind, value: int, cap: int | None, minimum: int) -> dict[str, Any]:
+        fixed = kind is RateKind.FIXED
+        return frozen(
+            kind=kind.value,
+            basis_points=None if fixed else value,
+            fixed_minor=value if fixed else None,
+            cap_minor=cap,
+            minimum_sale_minor=minimum,
+        )
+
+    cap = st.none() | st.integers(1, 10**6)
+    return st.builds(campaign, st.sampled_from(RateKind), st.integers(1, 10_000), cap, st.sampled_from([0, 50_000]))
+
+
+@tries(max_examples=10_000, deadline=None)
 @given(
     _rates(),
+    _boosts(),
     st.integers(0, 2**53 + 1),
     st.integers(0, 2**40),
     st.none() | st.integers(0, 10**6),
-    st.none() | st.integers(1, 10**6),
     st.sampled_from(["JPY", "PKR", "KWD"]),
     st.sampled_from(["half_even", "floor"]),
 )
 def test_the_explanation_of_10_000_random_orders_adds_up(
-    promised: Click, sale: int, commission: int, left: int | None, cap: int | None, currency: str, rounding: Any
+    promised: Click,
+    campaign: dict[str, Any],
+    sale: int,
+    commission: int,
+    left: int | None,
+    currency: str,
+    rounding: Any,
 ) -> None:
     amounts = Amounts(sale, commission, currency)
     cashback = compute(promised, amounts, rounding=rounding, month_left_minor=left)
-    boosted = boost(frozen(cap_minor=cap), amounts, rounding=rounding)
+    boosted = boost(campaign, amounts, rounding=rounding)
     for part in (cashback, boosted):
         assert all(type(step["amount_minor"]) is int for step in part.steps)
         assert sum(step["amount_minor"] for step in part.steps) == part.amount_minor >= 0
     assert promised.rate_cap_minor is None or cashback.amount_minor <= promised.rate_cap_minor
     assert left is None or cashback.amount_minor <= left
-    assert cap is None or boosted.amount_minor <= cap
+    assert campaign["cap_minor"] is None or boosted.amount_minor <= campaign["cap_minor"]
     rounded = [step["amount_minor"] for step in cashback.steps if step["step"] == "rounding"]
     assert rounded in ([], [1])
     assert format_minor(cashback.amount_minor, currency)
+
+
+class Shop:
+    """A merchant in a currency, with two campaigns: one of them has a budget that does not last."""
+
+    def __init__(self, merchant: Merchant, campaigns: list[Campaign]) -> None:
+        self.merchant = merchant
+        self.promised = [
+            frozen(
+                campaign_id=str(campaign.id),
+                name=campaign.name,
+                kind=campaign.kind.value,
+                basis_points=campaign.basis_points,
+                fixed_minor=campaign.fixed_minor,
+            )
+            for campaign in campaigns
+        ]
+
+
+async def open_shop(session: AsyncSession, currency: str) -> Shop:
+    merchant = await make_merchant(session, currency=currency)
+    now = datetime.now(UTC)
+    campaigns = [
+        Campaign(name="Lasts", kind=RateKind.PERCENT_OF_SALE, basis_points=150, currency=currency, valid_from=now),
+        Campaign(
+            name="Ends", kind=RateKind.FIXED, fixed_minor=777, currency=currency, valid_from=now, budget_minor=10_000
+        ),
+    ]
+    session.add_all(campaigns)
+    await session.flush()
+    return Shop(merchant, campaigns)
+
+
+def random_promise(chance: random.Random) -> dict[str, Any]:
+    """A rate of any kind as a click keeps it, often with tiers and caps."""
+    kind = chance.choice(list(RateKind))
+    name, column = FIXED if kind is RateKind.FIXED else SHARE
+    tiers = [{"from_minor": at, name: chance.randrange(1, 3_000)} for at in (5_000, 60_000) if chance.random() < 0.5]
+    promise: dict[str, Any] = {"rate_basis_points": None, "rate_kind": kind, "rate_tiers": tiers or None}
+    for cap, most in (("rate_cap_minor", 2_000), ("rate_cap_month_minor", 9_000)):
+        promise[cap] = chance.randrange(1, most) if chance.random() < 0.4 else None
+    return {**promise, column: chance.randrange(1, 3_000)}
+
+
+@pytest.mark.parametrize("currency", ["JPY", "PKR", "KWD"])
+async def test_stored_explanations_add_up_with_campaigns_budgets_caps_of_the_month_and_conversions(
+    session: AsyncSession, settings: Settings, currency: str
+) -> None:
+    chance = random.Random(currency)  # noqa: S311 - repeatable, not secret
+    shop, customer = await open_shop(session, currency), await make_customer(session)
+    today = datetime.now(UTC)
+    session.add(ExchangeRate(base="GBP", quote=currency, effective_on=today.date(), rate_e12=371_456_789_012_345))
+    await session.flush()
+    member, _ = await staff.create_key(session, name="finance", role=StaffRole.FINANCE)
+    seen: set[str] = set()
+    for number in range(120):
+        boosts = shop.promised[: chance.randrange(3)] or None
+        promised = await make_click(session, customer, shop.merchant, boosts=boosts, **random_promise(chance))
+        order = await start_order(
+            session,
+            merchant=shop.merchant,
+            source_id=shop.merchant.source_id or 0,
+            click=promised,
+            external_id=f"R-{number}",
+            reported_currency=chance.choice([currency, "GBP"]),
+            ordered_at=today,
+            rate_max_age_days=1,
+        )
+        for kind in (ReportKind.CREATED, ReportKind.APPROVED):
+            sale = chance.choice([0, 1, 50, 4_999, 33_333, 250_000])
+            said = Said(kind, today, sale, sale * chance.choice([0, 8, 33]) // 100)
+            row = OrderReport(id=new_id(), staff_key_id=member.id)
+            await take_reports(session, settings, order, [(row, said)], click=promised, merchant=shop.merchant)
+            steps = order.explanation["steps"]
+            assert sum(step["amount_minor"] for step in steps) == order.cashback_minor
+            assert 0 <= order.boost_minor <= order.cashback_minor
+            seen |= {step["step"] for step in steps} | {step["detail"].partition(": ")[2] for step in steps}
+    assert {"base", "rate", "tier", "boost", "cap", "its budget is used up"} <= seen
+    rows = await session.execute(
+        select(Campaign.name, Campaign.spent_minor, func.coalesce(func.sum(OrderBoost.amount_minor), 0))
+        .outerjoin(OrderBoost)
+        .group_by(Campaign.id)
+    )
+    spent = {name: (spent, held) for name, spent, held in rows}
+    assert spent["Lasts"][0] == spent["Lasts"][1] > 0
+    assert spent["Ends"] == (10_000, 10_000)

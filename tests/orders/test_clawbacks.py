@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -26,67 +25,14 @@ from app.models import (
     Posting,
     StaffRole,
     Transfer,
-    Wallet,
 )
 from app.services import clawbacks
 from app.services.payouts import life
 from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.orders import release_payable
 from tests.factories import pay_out, staff_headers
-from tests.webhooks.world import World, make_world
-
-
-@dataclass
-class Tale:
-    """One customer at one shop without a hold; each thing that happens to an order happens a minute after the last."""
-
-    world: World
-    at: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=20))
-
-    async def tell(self, kind: str, order: str, sale: int | None = None) -> None:
-        """Let the shop report something, and do what the workers do. The commission is 8 % of the sale."""
-        self.at += timedelta(minutes=1)
-        commission = None if sale is None else sale * 8 // 100
-        answer = await self.world.post(kind, order, amount=sale, commission=commission, at=self.at)
-        assert answer.status_code == 202
-        await self.world.drain()
-        await release_payable()
-
-    async def earn(self, order: str, cashback: int = 5_000) -> None:
-        """Have an order whose cashback, of 5 %, is available."""
-        await self.tell("created", order, cashback * 20)
-        await self.tell("approved", order)
-
-    async def spend(self, amount: int) -> None:
-        async with transaction() as session:
-            await pay_out(session, self.world.settings, self.world.customer, amount, "PKR")
-
-    async def balance(self) -> tuple[int, int]:
-        """(available, debt) in minor units."""
-        async with transaction() as session:
-            wallet = await session.get_one(Wallet, (self.world.customer.id, "PKR"))
-            return wallet.available_minor, wallet.debt_minor
-
-    async def clawbacks(self) -> list[tuple[ClawbackStatus, int, int, int]]:
-        """(status, shortfall, recovered, written off) of each, oldest first."""
-        async with transaction() as session:
-            of_customer = select(Clawback).where(Clawback.customer_id == self.world.customer.id)
-            rows = await session.scalars(of_customer.order_by(Clawback.id))
-            return [(row.status, row.shortfall_minor, row.recovered_minor, row.written_off_minor) for row in rows]
-
-    async def loss(self) -> int:
-        """What is booked as bad debt."""
-        async with transaction() as session:
-            lost = select(func.coalesce(func.sum(Posting.amount_minor), 0)).where(Posting.account == Account.BAD_DEBT)
-            return int((await session.scalars(lost)).one())
-
-    async def come_due(self) -> None:
-        """Let the days until writing off pass."""
-        async with transaction() as session:
-            due = update(Clawback).where(Clawback.due_at.is_not(None)).values(due_at=func.now())
-            await session.execute(due)
-        await write_off_due()
-
+from tests.orders.tale import Tale
+from tests.webhooks.world import make_world
 
 Begin = Callable[..., Awaitable[Tale]]
 
@@ -218,8 +164,7 @@ async def test_a_part_that_comes_back_after_payable_is_clawed_back_as_a_part(beg
     await tale.earn("A", 5_000)
     await tale.spend(4_500)
     await tale.tell("returned", "A", 40_000)
-    order = await tale.world.order("A")
-    assert (order.status, order.sale_minor, order.cashback_minor) == (OrderStatus.PAYABLE, 60_000, 3_000)
+    assert await tale.order("A") == (OrderStatus.PAYABLE, 60_000, 3_000)
     assert await tale.balance() == (0, 1_500)
     await tale.tell("returned", "A", 60_000)
     assert (await tale.world.order("A")).status is OrderStatus.REVERSED

@@ -46,13 +46,16 @@ def order_payload(
     commission: int | None = None,
     currency: str = "PKR",
     at: datetime | None = None,
+    part: str | None = None,
 ) -> dict[str, Any]:
-    """A direct payload; amounts in minor units."""
+    """A direct payload; amounts in minor units, of the whole order or of a part."""
     payload: dict[str, Any] = {
         "type": f"order.{kind}",
         "order_id": order_id,
         "occurred_at": (at or datetime.now(UTC)).isoformat(),
     }
+    if part is not None:
+        payload["part"] = part
     if click_id is not None:
         payload["click_id"] = str(click_id)
     if amount is not None:

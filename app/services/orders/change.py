@@ -116,6 +116,9 @@ async def follow_reports(
     folded = _with_expiry(order, folded)
     current = order.status if order.revision else None
     status = next_status(current, folded.status)
+    if status is OrderStatus.PAYABLE and folded.approved is not None:
+        # A part that is announced only now is not available before it is approved.
+        folded = folded.approved
     # The month of the sale decides which cap counts it, so it is set before the cashback is computed.
     order.ordered_at = folded.ordered_at
     order.approved_at = folded.approved_at

@@ -40,6 +40,8 @@ class Folded:
     # Taken back already, and no longer in the amounts above.
     returned_sale_minor: int = 0
     returned_commission_minor: int = 0
+    # Of an order in parts that pends: what its approved parts add up to.
+    approved: "Folded | None" = None
 
 
 def fold(reports: Iterable[Report]) -> Folded:
@@ -57,9 +59,12 @@ def next_status(current: OrderStatus | None, folded: OrderStatus) -> OrderStatus
     match current:
         case None | OrderStatus.PENDING | OrderStatus.APPROVED | OrderStatus.DECLINED:
             return folded
-        case OrderStatus.PAYABLE | OrderStatus.REVERSED:
-            # Once payable, an order can only be taken back, or be reinstated when a dispute is won.
+        case OrderStatus.PAYABLE:
+            # Also when a part of it is announced that pends: what was available before stays so.
             return OrderStatus.REVERSED if folded is OrderStatus.DECLINED else OrderStatus.PAYABLE
+        case OrderStatus.REVERSED:
+            # A dispute is won.
+            return OrderStatus.PAYABLE if folded is OrderStatus.APPROVED else OrderStatus.REVERSED
         case _:
             assert_never(current)
 
@@ -103,18 +108,29 @@ def _combine(history: Sequence[Report], parts: Sequence[str]) -> Folded:
     if rest.sale_minor or rest.commission_minor:
         folded.append(rest)
     live = [part for part in folded if part.status is not OrderStatus.DECLINED]
-    sale_minor = sum(part.sale_minor for part in live) - whole.returned_sale_minor
-    if not live or (whole.returned_sale_minor and sale_minor <= 0):
+    since = history[0].occurred_at
+    if not live or (whole.returned_sale_minor and sum(part.sale_minor for part in live) <= whole.returned_sale_minor):
         # Kept as they were, for whoever asks what was declined.
-        sale_minor = sum(part.sale_minor for part in folded)
-        commission_minor = sum(part.commission_minor for part in folded)
-        return Folded(OrderStatus.DECLINED, sale_minor, commission_minor, history[0].occurred_at, None)
-    commission_minor = max(0, sum(part.commission_minor for part in live) - whole.returned_commission_minor)
-    pending = any(part.status is OrderStatus.PENDING for part in live)
+        return _add_up(OrderStatus.DECLINED, folded, since=since)
     # Approved as a whole when its last part is: so it also becomes payable as a whole.
-    approved_at = None if pending else max(part.approved_at for part in live if part.approved_at)
-    status = OrderStatus.PENDING if pending else OrderStatus.APPROVED
-    return Folded(status, sale_minor, commission_minor, history[0].occurred_at, approved_at)
+    ready = [part for part in live if part.status is OrderStatus.APPROVED]
+    approved = _add_up(OrderStatus.APPROVED, ready, since=since, returned=whole)
+    if len(ready) == len(live):
+        return approved
+    return replace(_add_up(OrderStatus.PENDING, live, since=since, returned=whole), approved=approved)
+
+
+def _add_up(status: OrderStatus, parts: Sequence[Folded], *, since: datetime, returned: Folded | None = None) -> Folded:
+    """Add up parts, less what was returned of them together."""
+    sale_minor = sum(part.sale_minor for part in parts)
+    commission_minor = sum(part.commission_minor for part in parts)
+    approved_at = None
+    if returned is not None:
+        sale_minor = max(0, sale_minor - returned.returned_sale_minor)
+        commission_minor = max(0, commission_minor - returned.returned_commission_minor)
+    if status is OrderStatus.APPROVED:
+        approved_at = max((part.approved_at for part in parts if part.approved_at), default=None)
+    return Folded(status, sale_minor, commission_minor, since, approved_at)
 
 
 def _fold_whole(reports: Sequence[Report], since: datetime) -> tuple[Folded, list[Report]]:
