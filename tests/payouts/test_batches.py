@@ -380,6 +380,20 @@ async def test_batches_that_race_for_a_bounded_share_take_each_payout_once(
     assert sum(batch.payout_count for batch in found) == 20
 
 
+async def test_closing_waits_for_nobody_and_leaves_what_somebody_has(
+    committed_client: httpx.AsyncClient, committed_db: Settings
+) -> None:
+    async with transaction() as session:
+        headers = await staff_headers(session, StaffRole.FINANCE)
+        held, free = [await make_payout(session, committed_db) for _ in range(2)]
+    async with transaction() as session:
+        await session.get_one(Payout, held.id, with_for_update=True)
+        async with asyncio.timeout(3):
+            batch = await close(committed_client, headers)
+    rows = lines(await download(committed_client, headers, batch["id"]))
+    assert [row["payout_id"] for row in rows] == [str(free.id)]
+
+
 async def test_a_rejection_that_races_with_the_closing_wins_or_loses_whole(
     committed_client: httpx.AsyncClient, committed_db: Settings
 ) -> None:

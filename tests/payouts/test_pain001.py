@@ -75,6 +75,7 @@ def test_message_says_who_pays_whom_how_much_and_when() -> None:
     assert texts(document, "GrpHdr/CreDtTm") == ["2026-02-01T23:59:30Z"]
     assert texts(document, "GrpHdr/InitgPty/Nm") == texts(document, "PmtInf/Dbtr/Nm") == ["Cashback Grosse GmbH + Co"]
     assert texts(document, "PmtInf/PmtMtd") == ["TRF"]
+    assert texts(document, "PmtInf/ChrgBr") == ["SLEV"]
     assert texts(document, "PmtInf/ReqdExctnDt/Dt") == ["2026-02-01"]
     assert texts(document, "PmtInf/DbtrAcct/Id/IBAN") == ["DE89370400440532013000"]
     assert texts(document, "PmtInf/DbtrAgt/FinInstnId/BICFI") == ["COBADEFFXXX"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
@@ -269,14 +269,29 @@ async def test_settlements_that_race_settle_each_payout_once(
 async def test_batches_that_share_customers_settle_at_once_without_a_deadlock(
     committed_client: httpx.AsyncClient, committed_db: Settings
 ) -> None:
+    """Both come half way, one from each end, and meet at a wallet that somebody holds until both wait."""
     async with transaction() as session:
         headers = await staff_headers(session, StaffRole.FINANCE)
-        customers = [await make_customer(session) for _ in range(10)]
+        customers = [await make_customer(session) for _ in range(5)]
     closed = []
     for order in (customers, customers[::-1]):
         async with transaction() as session:
             for customer in order:
                 await make_payout(session, committed_db, customer=customer)
         closed.append(await close(committed_client, headers))
-    answers = await asyncio.gather(*(settle_all(committed_client, headers, batch) for batch in closed))
-    assert [counts(answer) for answer in answers] == [{"paid": 10}] * 2
+    async with transaction() as session:
+        await session.execute(select(Wallet).where(Wallet.customer_id == customers[2].id).with_for_update())
+        settling = [asyncio.create_task(settle_all(committed_client, headers, batch)) for batch in closed]
+        await until_waiting(2)
+    assert [counts(answer) for answer in await asyncio.gather(*settling)] == [{"paid": 5}] * 2
+
+
+async def until_waiting(count: int) -> None:
+    """Wait until so many transactions of this database wait for a lock."""
+    look = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+    async with asyncio.timeout(10):
+        while True:
+            async with transaction() as session:
+                if await session.scalar(look) == count:
+                    return
+            await asyncio.sleep(0.01)

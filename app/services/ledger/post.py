@@ -205,10 +205,13 @@ async def _move_many_wallets(
         .values(updated_at=func.now())
     )
     connection = await session.connection()
-    await connection.execute(
-        upsert(Wallet).on_conflict_do_nothing(),
-        [{"customer_id": customer_id, "currency": currency} for customer_id, currency in wallets],
-    )
+    # Asked first: inserting a row that is there already would wait for whoever changes it at present.
+    there = select(Wallet.customer_id, Wallet.currency).where(Wallet.customer_id.in_({one for one, _ in wallets}))
+    if missing := set(wallets) - {(row.customer_id, row.currency) for row in await session.execute(there)}:
+        await connection.execute(
+            upsert(Wallet).on_conflict_do_nothing(),
+            [{"customer_id": customer_id, "currency": currency} for customer_id, currency in sorted(missing)],
+        )
     await connection.execute(
         move,
         [
