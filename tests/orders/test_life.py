@@ -23,8 +23,7 @@ from app.models import (
     StaffRole,
     WebhookStatus,
 )
-from app.services.orders.adjust import expire_orders
-from app.workers.orders import release_payable
+from app.workers.orders import order_expiry, release_payable
 from tests.factories import make_click, make_merchant, staff_headers
 from tests.orders.tale import Tale
 from tests.webhooks.world import World, make_world
@@ -452,10 +451,7 @@ async def test_what_nobody_closes_is_closed_by_the_merchants_policy_and_a_late_r
     await tale.tell("created", "OLD", 100_000)
     await tale.tell("created", "NEW", 100_000, at=datetime.now(UTC) - timedelta(days=9))
 
-    async def expire() -> int:
-        async with transaction() as session:
-            return await expire_orders(session, tale.world.settings)
-
+    expire = order_expiry(tale.world.settings)
     assert sum(await asyncio.gather(*(expire() for _ in range(4)))) == 1
     assert await expire() == 0
     expected = OrderStatus.DECLINED if expire_as is ExpireAs.DECLINED else OrderStatus.APPROVED
