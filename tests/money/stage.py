@@ -20,7 +20,7 @@ from app.main import create_app
 from app.models import Customer, Merchant, Order, Source, StaffRole
 from app.services.ledger.verify import Violation, violations
 from app.workers.clawbacks import recover_debts, write_off_due
-from app.workers.orders import release_payable
+from app.workers.orders import order_expiry, release_payable
 from app.workers.referrals import settle_referrals
 from app.workers.webhooks import webhook_drain
 from tests.conftest import administer, drop_database, in_process, make_settings
@@ -164,6 +164,14 @@ class Play:
             await write_off_due()
 
         self.run(jobs())
+
+    def expire(self) -> None:
+        """Close the orders whose time is over."""
+
+        async def job() -> None:
+            await order_expiry(self.stage.settings)()
+
+        self.run(job())
 
     def orders(self) -> list[Order]:
         """Return all orders, oldest first."""

@@ -1,8 +1,8 @@
 """Whatever happens in whatever order, every invariant of the ledger holds after each step.
 
-Hypothesis chooses what happens: clicks, sales, approvals, returns, repeats, corrections by staff, campaigns. All of it
-goes over HTTP and through the workers' jobs, with real commits. `MONEY_MACHINE_EXAMPLES` sets how many sequences are
-tried (200; `make test-money` tries 10,000).
+Hypothesis chooses what happens: clicks, sales, approvals, returns, repeats, corrections by staff, campaigns, statements
+of networks and what staff decide about them. All of it goes over HTTP and through the workers' jobs, with real commits.
+`MONEY_MACHINE_EXAMPLES` sets how many sequences are tried (200; `make test-money` tries 10,000).
 """
 
 import os
@@ -55,6 +55,7 @@ class MoneyMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.play: Play = self.stage.play()
+        self.statements = 0
 
     def teardown(self) -> None:
         """Take the stage down, also after a failure."""
@@ -147,6 +148,68 @@ class MoneyMachine(RuleBasedStateMachine):
             body["cap_month"] = {"amount_minor": 2 * cap, "currency": shop.currency}
         answer = self.play.call("POST", f"/v1/admin/merchants/{shop.id}/rates", json=body)
         assert answer.status_code == 201, answer.text
+
+    @rule(
+        merchant=st.integers(0, 3),
+        numbers=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        percent=st.sampled_from([100, 100, 60, 130, 0, -100]),
+    )
+    def settle(self, merchant: int, numbers: list[int], percent: int) -> None:
+        """Pay, or take back, parts of what some orders earned, perhaps one of them twice, and an unknown one's."""
+        shop = self.play.merchants[merchant]
+        known = [order for order in self.play.orders() if order.merchant_id == shop.id]
+        paid = [known[number % len(known)] for number in numbers] if known else []
+        lines = [
+            (f"X-{numbers[0]}", percent),
+            *((o.external_id, o.reported_commission_minor * percent // 100) for o in paid),
+        ]
+        self.statements += 1
+        body = {
+            "merchant_id": shop.id,
+            "reference": f"statement {self.statements}",
+            "currency": shop.currency,
+            "paid_on": "2026-11-20",
+            "total_minor": sum(amount for _, amount in lines),
+            "lines": [{"order_reference": reference, "amount_minor": amount} for reference, amount in lines],
+        }
+        assert self.play.call("POST", "/v1/admin/settlements", json=body).status_code == 201
+        self.play.work()
+
+    @rule(
+        number=st.integers(0, 30), resolution=st.sampled_from(["written_off", "accepted", "assigned", "settled_later"])
+    )
+    def decide(self, number: int, resolution: str) -> None:
+        """Resolve a line that does not match, if the decision fits it."""
+        line = self._line(number, open=True)
+        if line is None:
+            return
+        body = {"resolution": resolution, "note": "as agreed"}
+        if resolution == "assigned":
+            known = [order for order in self.play.orders() if order.merchant_id == line["merchant_id"]]
+            if not known:
+                return
+            body["order_id"] = str(known[number % len(known)].id)
+        answer = self.play.call("POST", f"/v1/admin/settlement-lines/{line['id']}/resolve", json=body)
+        assert answer.status_code in {200, 409}, answer.text
+        self.play.work()
+
+    @rule(number=st.integers(0, 30))
+    def think_again(self, number: int) -> None:
+        """Undo what became of a line."""
+        line = self._line(number)
+        if line is not None and line["resolution"] is not None:
+            url = f"/v1/admin/settlement-lines/{line['id']}/reopen"
+            assert self.play.call("POST", url, json={"note": "a mistake"}).status_code == 200
+
+    @rule()
+    def expire(self) -> None:
+        """Let an hour pass, after which orders that nobody closed expire."""
+        self.play.expire()
+
+    def _line(self, number: int, **filters: bool) -> dict[str, Any] | None:
+        listed = self.play.call("GET", "/v1/admin/settlement-lines", params={"limit": 100, **filters})
+        lines: list[dict[str, Any]] = listed.json()["items"]
+        return lines[number % len(lines)] if lines else None
 
     @invariant()
     def ledger_holds(self) -> None:
