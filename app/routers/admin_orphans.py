@@ -73,7 +73,7 @@ async def match_orphan(
 
 
 @router.post("/{event_id}/discard", summary="Credit an orphan to nobody", responses=problems(404, 409))
-async def discard_orphan(session: SessionDep, _: Operator, event_id: UUID, body: OrphanDiscard) -> OrphanDetail:
+async def discard_orphan(session: SessionDep, member: Operator, event_id: UUID, body: OrphanDiscard) -> OrphanDetail:
     """Take an orphan out of the queue, with a reason. Replaying the event (`/v1/admin/webhook-events`) undoes it."""
-    await decide.discard_orphan(session, event_id=event_id, reason=body.reason)
+    await decide.discard_orphan(session, event_id=event_id, member=member, reason=body.reason)
     return await read.show_orphan(session, event_id=event_id)

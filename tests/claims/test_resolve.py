@@ -26,6 +26,7 @@ from app.models import (
 )
 from app.services.exchange_rates import add_exchange_rate
 from app.services.webhooks.inbox import replay
+from app.workers.orders import release_payable
 from tests.claims.world import CASHBACK_MINOR, COMMISSION_MINOR, SALE_MINOR, ClaimWorld, by_hand, pkr
 from tests.factories import make_click, make_customer, make_merchant
 
@@ -545,8 +546,6 @@ async def test_a_resolved_claim_is_paid_out_and_taken_back_like_any_order(claims
         merchant.hold_days = 0
     claim_id = await claims.filed()
     await claims.approve(claim_id, by_hand(merchant_confirmed=True))
-    from app.workers.orders import release_payable  # noqa: PLC0415 - only here
-
     assert await release_payable() == 1
     assert await claims.world.wallet() == (0, CASHBACK_MINOR)
     await claims.world.post("returned", click_id=None)

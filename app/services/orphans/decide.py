@@ -1,5 +1,6 @@
 """Staff decide about an orphan: whose it is, or that it is nobody's."""
 
+import logging
 from uuid import UUID
 
 from sqlalchemy import select
@@ -12,6 +13,8 @@ from app.schemas.orphans import OrphanMatch
 from app.services.claims.resolve import resolve_with
 from app.services.clicks import ClickNotFoundError
 from app.services.orphans.credit import credit_orphan, lock_orphan, promise, sale_time
+
+logger = logging.getLogger(__name__)
 
 
 class OrphanCustomerNotFoundError(NotFoundError):
@@ -57,15 +60,21 @@ async def match_orphan(
     found = claims.all()
     await credit_orphan(session, settings, event=event, click=click)
     await resolve_with(session, found, event=event, member=member)
+    logger.info("orphan matched", extra={**_who(event, member), "click_id": str(click.id)})
     return event
 
 
-async def discard_orphan(session: AsyncSession, *, event_id: UUID, reason: str) -> WebhookEvent:
+async def discard_orphan(session: AsyncSession, *, event_id: UUID, member: StaffKey, reason: str) -> WebhookEvent:
     """Credit an orphan to nobody, until the event is replayed. Raises OrphanNotFoundError and OrphanNotWaitingError."""
     event = await lock_orphan(session, event_id)
     event.status, event.discarded_reason = WebhookStatus.DISCARDED, reason
     await session.flush()
+    logger.info("orphan discarded", extra=_who(event, member))
     return event
+
+
+def _who(event: WebhookEvent, member: StaffKey) -> dict[str, str]:
+    return {"event_id": str(event.id), "staff_key_id": str(member.id)}
 
 
 async def _click(session: AsyncSession, settings: Settings, event: WebhookEvent, wanted: OrphanMatch) -> Click:
