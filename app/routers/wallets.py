@@ -48,7 +48,7 @@ async def get_wallet_statement(
 
 
 @admin_router.get(
-    "/{customer_id}/wallet/statement",
+    "/{customer_id}/statement",
     summary="Statement of a customer",
     response_model=WalletStatement,
     responses={**_CSV, **problems(404)},

@@ -296,14 +296,14 @@ async def test_staff_see_any_customers_statement_and_customers_their_own(
     one, other = await make_customer(session), await make_customer(session)
     await gift(session, one, 500)
     staff = await staff_headers(session)
-    url = f"/v1/admin/customers/{one.id}/wallet/statement"
+    url = f"/v1/admin/customers/{one.id}/statement"
     seen, own = await get_all(client, staff, url), await get_all(client, customer_headers(settings, one))
     assert (seen["items"], seen["closing"]) == (own["items"], own["closing"])
     (item,) = own["items"]
     assert (item["cause_type"], item["cause"], item["merchant"]) == ("adjustment", "gift", None)
     assert (await get_all(client, customer_headers(settings, other)))["items"] == []
     assert (await client.get(url, headers=customer_headers(settings, one))).status_code == 401
-    unknown = await client.get(f"/v1/admin/customers/{new_id()}/wallet/statement", headers=staff)
+    unknown = await client.get(f"/v1/admin/customers/{new_id()}/statement", headers=staff)
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_customer")
     table = await client.get(url, params={"format": "csv"}, headers=staff)
     assert table.text.splitlines()[-1].endswith(",PKR,debt,closing,,,,,,0.00")
