@@ -19,6 +19,8 @@ def _refuse_nul(value: Any) -> Any:  # noqa: ANN401 - runs before the type is kn
 # PostgreSQL's text cannot hold NUL; refusing it here gives a 422 that names the field.
 # Stripping comes first, so that a length which a field adds counts what is left, however it is added.
 SafeText = Annotated[str, StringConstraints(strip_whitespace=True), BeforeValidator(_refuse_nul)]
+# The same, where also its spaces count.
+ExactText = Annotated[str, BeforeValidator(_refuse_nul)]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["PKR"])]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=80), Field(examples=["khaadi"])]
 # A whole number of minor units; a float, a text or a bool is refused, not converted.
