@@ -163,6 +163,12 @@ class OrderReport(Base):
     sale_minor: Mapped[int | None] = minor(nullable=True)
     commission_minor: Mapped[int | None] = minor(nullable=True)
     currency: Mapped[str]
+    # When the order was placed, where the source tells that beside the time of what it reports.
+    ordered_at: Mapped[datetime | None]
+    # False: `occurred_at` is when it arrived, and of two such reports only their kinds say which comes first.
+    is_dated: Mapped[bool] = mapped_column(default=True, server_default="true")
+    # Whether its amounts are to be added to those of the other reports.
+    is_delta: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[datetime] = created_at()
 
 

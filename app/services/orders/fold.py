@@ -18,7 +18,11 @@ _RANK = {ReportKind.CREATED: 0, ReportKind.APPROVED: 1, ReportKind.DECLINED: 2, 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report. Amounts in minor units; None where the source repeated none. `part`: the delivery it speaks of."""
+    """One report. Amounts in minor units; None where the source repeated none. `part`: the delivery it speaks of.
+
+    An undated one has arrived at `occurred_at`, and only its kind tells whether it comes before another undated one.
+    The amounts of a delta are differences: they add up with those of the other reports, in any order.
+    """
 
     id: UUID
     kind: ReportKind
@@ -26,6 +30,9 @@ class Report:
     sale_minor: int | None
     commission_minor: int | None
     part: str | None = None
+    ordered_at: datetime | None = None
+    is_dated: bool = True
+    is_delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +77,42 @@ def next_status(current: OrderStatus | None, folded: OrderStatus) -> OrderStatus
 
 
 def _in_order(reports: Iterable[Report]) -> list[Report]:
-    return sorted(reports, key=lambda report: (report.occurred_at, _RANK[report.kind], report.id))
+    found = list(reports)
+    # All undated ones stand where the first of them arrived, in the order of an order's life.
+    undated_at = min((report.occurred_at for report in found if not report.is_dated), default=None)
+
+    def place(report: Report) -> tuple[datetime, int, datetime, UUID]:
+        at = report.occurred_at if report.is_dated or undated_at is None else undated_at
+        return at, _RANK[report.kind], report.occurred_at, report.id
+
+    return sorted(found, key=place)
+
+
+def _ordered_at(history: Sequence[Report]) -> datetime:
+    told = [report.ordered_at for report in history if report.ordered_at is not None]
+    return min(told or [report.occurred_at for report in history])
 
 
 def _fold_one(history: Sequence[Report]) -> Folded:
-    state = Folded(OrderStatus.PENDING, 0, 0, history[0].occurred_at, None)
+    state = Folded(OrderStatus.PENDING, 0, 0, _ordered_at(history), None)
     for report in history:
         state = _step(state, report)
-    return state
+    rows = [report for report in history if report.is_delta]
+    return _with_rows(state, rows) if rows else state
+
+
+def _with_rows(state: Folded, rows: Sequence[Report]) -> Folded:
+    """Say what an order is whose rows have been added: nothing left of it is an order that was taken back."""
+    if state.sale_minor > 0:
+        return replace(state, commission_minor=max(0, state.commission_minor))
+    return replace(
+        state,
+        status=OrderStatus.DECLINED,
+        approved_at=None,
+        # As they were, for whoever asks what was declined.
+        sale_minor=sum(max(0, row.sale_minor or 0) for row in rows),
+        commission_minor=sum(max(0, row.commission_minor or 0) for row in rows),
+    )
 
 
 def _combine(history: Sequence[Report], parts: Sequence[str]) -> Folded:
@@ -86,7 +121,8 @@ def _combine(history: Sequence[Report], parts: Sequence[str]) -> Folded:
     Parts split the order: what they leave of the amounts reported for the whole is a part like them. A report about
     the whole that says approved, declined or returned without an amount holds for every part.
     """
-    whole, for_all = _fold_whole([report for report in history if report.part is None], history[0].occurred_at)
+    since = _ordered_at(history)
+    whole, for_all = _fold_whole([report for report in history if report.part is None], since)
     folded = [
         _fold_one(_in_order([*for_all, *(report for report in history if report.part == part)])) for part in parts
     ]
@@ -108,7 +144,6 @@ def _combine(history: Sequence[Report], parts: Sequence[str]) -> Folded:
     if rest.sale_minor or rest.commission_minor:
         folded.append(rest)
     live = [part for part in folded if part.status is not OrderStatus.DECLINED]
-    since = history[0].occurred_at
     if not live or (whole.returned_sale_minor and sum(part.sale_minor for part in live) <= whole.returned_sale_minor):
         # Kept as they were, for whoever asks what was declined.
         return _add_up(OrderStatus.DECLINED, folded, since=since)
@@ -155,6 +190,14 @@ def _fold_whole(reports: Sequence[Report], since: datetime) -> tuple[Folded, lis
 
 
 def _step(state: Folded, report: Report) -> Folded:
+    if report.is_delta:
+        # May be below zero until all rows are there.
+        state = replace(
+            state,
+            sale_minor=state.sale_minor + (report.sale_minor or 0),
+            commission_minor=state.commission_minor + (report.commission_minor or 0),
+        )
+        report = replace(report, sale_minor=None, commission_minor=None, is_delta=False)
     match report.kind:
         case ReportKind.CREATED:
             return _with_amounts(state, report)

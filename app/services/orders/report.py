@@ -18,13 +18,19 @@ from app.services.orders.fold import Report, fold
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a report says. Amounts in minor units of the order's reported currency; None where it repeats none."""
+    """What a report says. Amounts in minor units of the order's reported currency; None where it repeats none.
+
+    See `fold.Report` for undated reports and deltas.
+    """
 
     kind: ReportKind
     occurred_at: datetime
     sale_minor: int | None = None
     commission_minor: int | None = None
     part: str | None = None
+    ordered_at: datetime | None = None
+    is_dated: bool = True
+    is_delta: bool = False
 
 
 class NoExchangeRateError(Exception):
@@ -120,6 +126,7 @@ async def take_reports(
         row.order_id, row.currency = order.id, order.reported_currency
         row.kind, row.occurred_at, row.part = said.kind, said.occurred_at, said.part
         row.sale_minor, row.commission_minor = said.sale_minor, said.commission_minor
+        row.ordered_at, row.is_dated, row.is_delta = said.ordered_at, said.is_dated, said.is_delta
         if row not in known:
             known.append(row)
     changed = await follow_reports(
@@ -172,5 +179,13 @@ def _standing(rows: Sequence[OrderReport]) -> Sequence[OrderReport]:
 def _report(row: OrderReport) -> Report:
     # Of an event its own id: so that reports of one moment are in one order however often they are read.
     return Report(
-        row.webhook_event_id or row.id, row.kind, row.occurred_at, row.sale_minor, row.commission_minor, row.part
+        id=row.webhook_event_id or row.id,
+        kind=row.kind,
+        occurred_at=row.occurred_at,
+        sale_minor=row.sale_minor,
+        commission_minor=row.commission_minor,
+        part=row.part,
+        ordered_at=row.ordered_at,
+        is_dated=row.is_dated,
+        is_delta=row.is_delta,
     )
