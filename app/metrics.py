@@ -32,7 +32,7 @@ JOB_DURATION = Histogram(
     "job_duration_seconds", "Time a job ran, by task and outcome.", ("task", "outcome"), buckets=_JOB_BUCKETS
 )
 WEBHOOKS_RECEIVED = Counter(
-    "webhook_received_total", "Webhooks taken in or refused, by kind of source and outcome.", ("source_kind", "outcome")
+    "webhook_received_total", "Webhooks taken in or refused, by the source's preset and outcome.", ("preset", "outcome")
 )
 WEBHOOKS_PROCESSED = Counter(
     "webhook_processed_total", "Webhook events that left the inbox, by final status.", ("status",)

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from app.schemas.common import Problem
+from app.schemas.webhooks import DirectPayload
 
 DESCRIPTION = """
 Cashback for shoppers, merchants and staff.
@@ -95,9 +96,11 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = build()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= problem.pop("$defs", {})
-            schemas["Problem"] = problem
+            # What no route declares by its types: errors, and a body that is read from raw bytes.
+            for model in (Problem, DirectPayload):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= schema.pop("$defs", {})
+                schemas[model.__name__] = schema
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             app.openapi_schema = document

@@ -25,10 +25,10 @@ from app.models import (
     Rate,
     RateKind,
     Source,
-    SourceKind,
     StaffRole,
 )
-from app.services import staff
+from app.schemas.source_definitions import SourceDefinition
+from app.services import sources, staff
 from app.services.orders.change import Target, change
 from app.services.orders.report import start_order
 from app.services.payouts import decide, life
@@ -52,16 +52,28 @@ async def make_category(session: AsyncSession, **changes: Any) -> Category:
     return await _add(session, Category(**{"slug": f"category-{number}", "name": f"Category {number}", **changes}))
 
 
-async def make_source(session: AsyncSession, **changes: Any) -> Source:
-    """An active direct source. Give `secrets_encrypted` when its signature matters."""
+async def make_source(
+    session: AsyncSession,
+    *,
+    preset: str = "direct",
+    definition: SourceDefinition | None = None,
+    secrets_encrypted: bytes | None = None,
+    **changes: Any,
+) -> Source:
+    """An active source, direct by default. Give `secrets_encrypted` when its signature matters."""
     number = next(_numbers)
-    values = {
-        "source_key": f"key-{number}-{new_id().hex[-12:]}",
-        "name": f"Source {number}",
-        "kind": SourceKind.DIRECT,
-        "subid_parameter": "clickref",
-    }
-    return await _add(session, Source(**{**values, **changes}))
+    source = await sources.add_source(
+        session,
+        source_key=f"key-{number}-{new_id().hex[-12:]}",
+        name=f"Source {number}",
+        preset=None if definition is not None else preset,
+        definition=definition or sources.get_preset(preset).definition,
+        secrets_encrypted=secrets_encrypted,
+    )
+    for name, value in changes.items():
+        setattr(source, name, value)
+    await session.flush()
+    return source
 
 
 async def make_merchant(session: AsyncSession, *, rate_basis_points: int | None = 500, **changes: Any) -> Merchant:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
-from app.models import Merchant, MerchantStatus, SourceKind, StaffRole
+from app.models import Merchant, MerchantStatus, StaffRole
 from app.services.pagination import encode_cursor
 from tests.factories import (
     customer_headers,
@@ -39,7 +39,7 @@ async def test_merchant_is_onboarded_and_takes_clicks(
     category = await client.post("/v1/admin/categories", json={"slug": "fashion", "name": "Fashion"}, headers=operator)
     assert category.status_code == 201
     assert category.json() == {"id": category.json()["id"], "slug": "fashion", "name": "Fashion"}
-    source = await make_source(session, kind=SourceKind.AWIN)
+    source = await make_source(session, preset="awin")
     body = {
         **MERCHANT,
         "description": " Fabrics ",

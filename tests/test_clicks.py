@@ -90,7 +90,7 @@ async def test_click_freezes_the_rate_and_leads_to_the_merchant(
     }
     assert click.customer_id == customer.id
     assert click.expires_at - click.created_at == timedelta(days=45)
-    assert click.target_url == f"https://shop.example/?utm=a&clickref={click.id}#top"
+    assert click.target_url == f"https://shop.example/?utm=a&click_id={click.id}#top"
 
 
 async def test_later_rates_do_not_change_what_was_promised(
@@ -126,11 +126,11 @@ async def test_click_on_an_offer_leads_to_its_url(
     client: httpx.AsyncClient, session: AsyncSession, headers: dict[str, str]
 ) -> None:
     merchant = await make_merchant(session)
-    offer = await make_offer(session, merchant, url="https://shop.example/p/1?size=m&clickref=old")
+    offer = await make_offer(session, merchant, url="https://shop.example/p/1?size=m&click_id=old")
     made = (await post_click(client, headers, merchant, offer)).json()
     assert made["offer_id"] == str(offer.id)
     followed = await client.get(f"/r/{made['id']}")
-    assert followed.headers["location"] == f"https://shop.example/p/1?size=m&clickref={made['id']}"
+    assert followed.headers["location"] == f"https://shop.example/p/1?size=m&click_id={made['id']}"
 
 
 async def test_deeplink_parameter_hands_the_offers_url_to_the_network(
@@ -146,7 +146,7 @@ async def test_deeplink_parameter_hands_the_offers_url_to_the_network(
     assert parse_qsl(location.query) == [
         ("awinmid", "1"),
         ("ued", "https://shop.example/p/1?a=b&c=d#e"),
-        ("clickref", made["id"]),
+        ("click_id", made["id"]),
     ]
 
 

@@ -13,14 +13,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import db
 from app.config import Settings
-from app.models import Source, SourceKind, StaffRole
+from app.models import Source, StaffRole
 from app.services.secrets import seal, unseal
+from app.services.sources import get_preset
 from app.services.webhooks import intake
-from app.services.webhooks.intake import Delivery, InvalidSignatureError, UnknownSourceError
+from app.services.webhooks.delivery import Delivery
+from app.services.webhooks.intake import InvalidSignatureError, UnknownSourceError
 from tests.factories import customer_headers, make_customer, make_source, staff_headers
 from tests.webhooks.sender import signed_headers
 
 PATH = "/v1/admin/sources"
+DEFINITION = {
+    "authentication": "none",
+    "transport": {"accepts": ["json"]},
+    "reading": {"mapping": {"order_reference": "id"}},
+    "subid_parameter": "s",
+}
 
 
 @pytest.fixture
@@ -29,7 +37,7 @@ async def admin(session: AsyncSession) -> dict[str, str]:
 
 
 async def create(client: httpx.AsyncClient, headers: dict[str, str], **changes: Any) -> dict[str, Any]:
-    answer = await client.post(PATH, json={"name": "Khaadi direct", "kind": "direct", **changes}, headers=headers)
+    answer = await client.post(PATH, json={"name": "Khaadi direct", "preset": "direct", **changes}, headers=headers)
     assert answer.status_code == 201, answer.text
     assert answer.headers["cache-control"] == "no-store"
     made: dict[str, Any] = answer.json()
@@ -40,7 +48,7 @@ async def takes(settings: Settings, source: dict[str, Any], secret: str, message
     """Whether the webhook intake takes a delivery at the source's address that is signed with the secret."""
     body = b'{"type": "order.created"}'
     headers = signed_headers(body, message_id=message_id, secret=secret)
-    delivery = Delivery(body, "application/json", headers)
+    delivery = Delivery("POST", source["webhook_url"], b"", headers, body)
     source_key = source["webhook_path"].removeprefix("/v1/webhooks/")
     async with db.AsyncSessionLocal() as session:
         try:
@@ -58,13 +66,15 @@ async def test_direct_source_shows_its_secret_once_and_keeps_it_encrypted(
     assert made == {
         "id": source.id,
         "name": "Khaadi direct",
-        "kind": "direct",
+        "preset": "direct",
         "status": "active",
         "subid_parameter": "click_id",
         "created_at": source.created_at.isoformat().replace("+00:00", "Z"),
         "webhook_path": f"/v1/webhooks/{source.source_key}",
         "webhook_url": f"http://cashback.test/v1/webhooks/{source.source_key}",
         "live_secrets": 1,
+        "version": 1,
+        "definition": get_preset("direct").definition.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "secret": made["secret"],
     }
     assert made["secret"].startswith("whsec_")
@@ -76,9 +86,8 @@ async def test_direct_source_shows_its_secret_once_and_keeps_it_encrypted(
 
 
 async def test_awin_source_has_an_address_and_no_secret(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
-    made = await create(client, admin, kind="awin")
+    made = await create(client, admin, preset="awin")
     assert (made["secret"], made["live_secrets"], made["subid_parameter"]) == (None, 0, "clickref")
-    assert (await create(client, admin, kind="awin", subid_parameter="p1"))["subid_parameter"] == "p1"
 
 
 async def test_secrets_and_addresses_differ_from_source_to_source(
@@ -104,7 +113,7 @@ async def test_list_shows_neither_secrets_nor_addresses(client: httpx.AsyncClien
             break
         params["cursor"] = answer.json()["next_cursor"]
     assert [source["id"] for source in seen] == [source["id"] for source in made]
-    assert seen[0].keys() == {"id", "name", "kind", "status", "subid_parameter", "created_at"}
+    assert seen[0].keys() == {"id", "name", "preset", "status", "subid_parameter", "created_at"}
 
 
 async def test_admin_sees_the_address_again_but_never_the_secret(
@@ -168,7 +177,7 @@ async def test_rotations_at_the_same_time_lose_neither_secret(
 
 
 async def test_unsigned_source_has_nothing_to_rotate(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
-    made = await create(client, admin, kind="awin")
+    made = await create(client, admin, preset="awin")
     for action in ("rotate-secret", "retire-old"):
         answer = await client.post(f"{PATH}/{made['id']}/{action}", headers=admin)
         assert (answer.status_code, answer.json()["code"]) == (409, "source_unsigned")
@@ -191,9 +200,12 @@ async def test_disabled_source_takes_nothing_until_it_is_active_again(
     [
         {"name": ""},
         {"kind": "rakuten"},
-        {"kind": None},
-        {"subid_parameter": "a&b"},
-        {"subid_parameter": ""},
+        {"preset": None},
+        {"definition": DEFINITION},
+        {"preset": None, "definition": {**DEFINITION, "subid_parameter": "a&b"}},
+        {"subid_parameter": "s"},
+        {"secret": "short"},
+        {"secret": "whsec_dG9vIHNob3J0"},
         {"source_key": "chosen"},
         {"secrets_encrypted": "x"},
         {"id": 1},
@@ -202,11 +214,11 @@ async def test_disabled_source_takes_nothing_until_it_is_active_again(
 async def test_sources_that_do_not_fit_are_refused(
     client: httpx.AsyncClient, admin: dict[str, str], change: dict[str, Any]
 ) -> None:
-    answer = await client.post(PATH, json={"name": "N", "kind": "direct", **change}, headers=admin)
+    answer = await client.post(PATH, json={"name": "N", "preset": "direct", **change}, headers=admin)
     assert answer.status_code == 422
 
 
-@pytest.mark.parametrize("change", [{"kind": "awin"}, {"source_key": "x"}, {"name": None}, {"status": "gone"}])
+@pytest.mark.parametrize("change", [{"preset": "awin"}, {"source_key": "x"}, {"name": None}, {"status": "gone"}])
 async def test_changes_that_do_not_fit_are_refused(
     client: httpx.AsyncClient, session: AsyncSession, admin: dict[str, str], change: dict[str, Any]
 ) -> None:
@@ -224,12 +236,12 @@ async def test_unknown_source_is_not_found(client: httpx.AsyncClient, admin: dic
 async def test_only_admins_write_and_only_staff_read(
     client: httpx.AsyncClient, session: AsyncSession, settings: Settings
 ) -> None:
-    source = await make_source(session, kind=SourceKind.AWIN)
+    source = await make_source(session, preset="awin")
     customer = customer_headers(settings, await make_customer(session))
     viewer = await staff_headers(session, StaffRole.VIEWER)
     finance = await staff_headers(session, StaffRole.FINANCE)
     writes: list[tuple[str, str, dict[str, Any] | None]] = [
-        ("POST", PATH, {"name": "N", "kind": "awin"}),
+        ("POST", PATH, {"name": "N", "preset": "awin"}),
         ("PATCH", f"{PATH}/{source.id}", {"status": "disabled"}),
         ("POST", f"{PATH}/{source.id}/rotate-secret", None),
         ("POST", f"{PATH}/{source.id}/retire-old", None),

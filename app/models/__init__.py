@@ -41,9 +41,10 @@ from app.models.payouts import (
 )
 from app.models.referrals import Referral, ReferralCheck, ReferralProgram, ReferralReason, ReferralStatus
 from app.models.settlements import Settlement, SettlementLine, SettlementLineStatus, SettlementResolution
+from app.models.sources import Source, SourceStatus, SourceVersion
 from app.models.staff import StaffKey, StaffRole
 from app.models.sync import Feed, FeedCredentialsKind, FeedFormat, FeedHost, OfferStaging, SyncRun, SyncStatus
-from app.models.webhooks import Source, SourceKind, SourceStatus, WebhookEvent, WebhookStatus
+from app.models.webhooks import EventOrigin, ReplayStatus, WebhookEvent, WebhookReplay, WebhookStatus
 
 __all__ = [
     "CLOCK_SKEW",
@@ -68,6 +69,7 @@ __all__ = [
     "CustomerStatus",
     "DeliveryStatus",
     "EndpointStatus",
+    "EventOrigin",
     "EvidenceKind",
     "ExchangeRate",
     "ExpireAs",
@@ -109,14 +111,15 @@ __all__ = [
     "ReferralReason",
     "ReferralStatus",
     "RefreshToken",
+    "ReplayStatus",
     "ReportKind",
     "Settlement",
     "SettlementLine",
     "SettlementLineStatus",
     "SettlementResolution",
     "Source",
-    "SourceKind",
     "SourceStatus",
+    "SourceVersion",
     "StaffKey",
     "StaffRole",
     "SyncRun",
@@ -124,6 +127,7 @@ __all__ = [
     "Transfer",
     "Wallet",
     "WebhookEvent",
+    "WebhookReplay",
     "WebhookStatus",
     "reference_key",
 ]

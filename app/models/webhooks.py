@@ -1,29 +1,15 @@
-"""Sources that report sales to us, and the inbox of raw events they post."""
+"""The inbox: raw events that sources posted, and staff's replays of many of them."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, minor, one_of, primary_key_uuid
 from app.models.orders import ReportKind
-
-
-class SourceKind(StrEnum):
-    """Which payload a source posts and how it proves who it is."""
-
-    DIRECT = "direct"  # a merchant's own integration, signed by Standard Webhooks
-    AWIN = "awin"  # Awin transaction push, unsigned, fenced
-
-
-class SourceStatus(StrEnum):
-    """A disabled source is answered as if it did not exist."""
-
-    ACTIVE = "active"
-    DISABLED = "disabled"
 
 
 class WebhookStatus(StrEnum):
@@ -36,25 +22,16 @@ class WebhookStatus(StrEnum):
     REJECTED = "rejected"  # the payload cannot be understood
     DEAD = "dead"  # processing failed again and again
     DISCARDED = "discarded"  # an orphan that staff decided to credit to nobody
+    IGNORED = "ignored"  # says nothing that concerns us, by the source's definition
+    SPLIT = "split"  # reported several events; each is a row of its own
 
 
-class Source(Base):
-    """Who sends, how it is authenticated, and where our click id travels."""
+class EventOrigin(StrEnum):
+    """How an event came to us, and with that what its body is."""
 
-    __tablename__ = "sources"
-    __table_args__ = (one_of("kind", SourceKind), one_of("status", SourceStatus))
-
-    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    # The unguessable part of the webhook's address.
-    source_key: Mapped[str] = mapped_column(unique=True)
-    name: Mapped[str]
-    kind: Mapped[SourceKind] = mapped_column(TextEnum(SourceKind))
-    status: Mapped[SourceStatus] = mapped_column(TextEnum(SourceStatus), default=SourceStatus.ACTIVE)
-    # Standard Webhooks secrets, encrypted; newest first, two during a rotation. None for unsigned kinds.
-    secrets_encrypted: Mapped[bytes | None]
-    # The query parameter of a click-out URL that brings our click id back in the payload.
-    subid_parameter: Mapped[str]
-    created_at: Mapped[datetime] = created_at()
+    PUSH = "push"  # one request, as the source sent it
+    ITEM = "item"  # one of several events in a request, as JSON
+    POLL = "poll"  # fetched from the source, as JSON
 
 
 class WebhookEvent(Base):
@@ -64,10 +41,17 @@ class WebhookEvent(Base):
     __table_args__ = (
         one_of("status", WebhookStatus),
         one_of("reported_kind", ReportKind),
+        one_of("origin", EventOrigin),
+        CheckConstraint("(origin = 'item') = (delivery_id IS NOT NULL)", name="delivery"),
+        CheckConstraint("num_nonnulls(released_at, released_by_id, released_reason) IN (0, 3)", name="released"),
         # Deduplication for ever: a source's message id is taken once.
         UniqueConstraint("source_id", "dedupe_key"),
         Index("ix_webhook_events_inbox", "next_attempt_at", postgresql_where="status = 'received'"),
         Index(None, "status", "id"),
+        Index(None, "source_id", "id"),
+        Index("ix_webhook_events_merchant", "merchant_id", "id", postgresql_where="merchant_id IS NOT NULL"),
+        Index("ix_webhook_events_order", "external_order_id", postgresql_where="external_order_id IS NOT NULL"),
+        Index("ix_webhook_events_delivery", "delivery_id", postgresql_where="delivery_id IS NOT NULL"),
         Index(
             "ix_webhook_events_waiting_order",
             "source_id",
@@ -82,11 +66,22 @@ class WebhookEvent(Base):
     id: Mapped[UUID] = primary_key_uuid()
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"))
     dedupe_key: Mapped[str]
+    origin: Mapped[EventOrigin] = mapped_column(
+        TextEnum(EventOrigin), default=EventOrigin.PUSH, server_default=EventOrigin.PUSH.value
+    )
+    # The request that brought it among others.
+    delivery_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhook_events.id"))
+    method: Mapped[str] = mapped_column(default="POST", server_default="POST")
+    # Query and body as they arrived, but for a token in them.
+    query: Mapped[bytes] = mapped_column(default=b"", server_default="")
     body: Mapped[bytes]
+    # Of the payload, that is of both.
     body_sha256: Mapped[bytes]
     content_type: Mapped[str]
-    # Selected request headers for the operator; never credentials or signatures.
+    # The request's headers, never credentials or signatures.
     headers: Mapped[dict[str, Any]]
+    # The version of its source that read it last.
+    version_id: Mapped[UUID | None] = mapped_column(ForeignKey("source_versions.id"))
     request_id: Mapped[str | None]
     status: Mapped[WebhookStatus] = mapped_column(TextEnum(WebhookStatus), default=WebhookStatus.RECEIVED)
     reason: Mapped[str | None]
@@ -108,6 +103,48 @@ class WebhookEvent(Base):
     waits_for: Mapped[str | None]
     # The click that staff or a claim attributed an orphan to, in place of the reference it lacks.
     matched_click_id: Mapped[UUID | None] = mapped_column(ForeignKey("clicks.id"))
+    # Who let it out of quarantine, and why: what was implausible is credited then.
+    released_at: Mapped[datetime | None]
+    released_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("staff_keys.id"))
+    released_reason: Mapped[str | None]
     # Why staff gave it up; set with the status `discarded`.
     discarded_reason: Mapped[str | None]
     order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
+
+
+class ReplayStatus(StrEnum):
+    """Where a replay stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class WebhookReplay(Base):
+    """Many events to be processed again, a batch at a time, with its progress."""
+
+    __tablename__ = "webhook_replays"
+    __table_args__ = (
+        one_of("status", ReplayStatus),
+        CheckConstraint("replayed <= total", name="replayed"),
+        Index("ix_webhook_replays_unfinished", "id", postgresql_where="status IN ('queued', 'running')"),
+    )
+
+    id: Mapped[UUID] = primary_key_uuid()
+    status: Mapped[ReplayStatus] = mapped_column(TextEnum(ReplayStatus), default=ReplayStatus.QUEUED)
+    # Which events, as the inbox is filtered; its shape is `schemas/webhooks.py`.
+    filter: Mapped[dict[str, Any]]
+    # How many it is about, none of them later than the last one, and how many are done.
+    total: Mapped[int]
+    replayed: Mapped[int] = mapped_column(default=0, server_default="0")
+    # {"processed": 90, "rejected": 3, ...}
+    outcomes: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    # It goes through the events by id, from the one after `position` up to `last_id`.
+    last_id: Mapped[UUID | None]
+    position: Mapped[UUID | None]
+    requested_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("staff_keys.id"))
+    # Until then one worker has it; a later one takes it over.
+    claimed_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = created_at()
+    finished_at: Mapped[datetime | None]

@@ -62,6 +62,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     admin_referrals.router,
     admin_claims.router,
     admin_orphans.router,
+    sources.presets_router,
     sources.router,
     feeds.router,
     admin_webhooks.router,

@@ -1,11 +1,24 @@
-"""Sources of sales for staff: their addresses and signing secrets."""
+"""Sources of sales for staff: presets, definitions, addresses and secrets."""
 
-from fastapi import APIRouter, Depends, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
 
 from app.dependencies import Admin, PageDep, PublicUrlDep, SessionDep, SettingsDep, Viewer
 from app.openapi import problems
 from app.schemas.admin_catalogue import SourceId
-from app.schemas.sources import SourceChange, SourceCreate, SourceDetail, SourcePage, SourceRead, SourceWithSecret
+from app.schemas.source_definitions import SourceDefinition
+from app.schemas.sources import (
+    SecretWrite,
+    SourceChange,
+    SourceCreate,
+    SourceDetail,
+    SourcePage,
+    SourcePresetPage,
+    SourceRead,
+    SourceVersionPage,
+    SourceWithSecret,
+)
 from app.services import sources
 
 
@@ -19,12 +32,23 @@ router = APIRouter(
 )
 
 
-@router.post("", status_code=201, summary="Add a source")
+presets_router = APIRouter(prefix="/v1/admin/source-presets", tags=["admin"], responses=problems(401, 403))
+
+
+@presets_router.get("", summary="Source presets")
+async def list_source_presets(_: Viewer) -> SourcePresetPage:
+    """List the definitions that ship with the service; all of them are one page."""
+    return SourcePresetPage(items=list(sources.list_presets()))
+
+
+@router.post("", status_code=201, summary="Add a source", responses=problems(404))
 async def create_source(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, _: Admin, body: SourceCreate
+    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, member: Admin, body: SourceCreate
 ) -> SourceWithSecret:
-    """Add an active source. Its signing secret is shown in this answer and never again."""
-    return await sources.create_source(session, settings=settings, public_url=public_url, wanted=body)
+    """Add an active source, from a preset or a definition. Its secret is shown in this answer and never again."""
+    return await sources.create_source(
+        session, settings=settings, public_url=public_url, wanted=body, member_id=member.id
+    )
 
 
 @router.get("", summary="All sources")
@@ -37,7 +61,7 @@ async def list_sources(session: SessionDep, _: Viewer, page: PageDep) -> SourceP
 async def get_source(
     session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, _: Admin, source_id: SourceId
 ) -> SourceDetail:
-    """Return a source with the address it posts to."""
+    """Return a source with the address it posts to and what it is now."""
     return await sources.get_source(session, settings=settings, public_url=public_url, source_id=source_id)
 
 
@@ -47,17 +71,63 @@ async def change_source(session: SessionDep, _: Admin, source_id: SourceId, body
     return await sources.change_source(session, source_id=source_id, change=body)
 
 
-@router.post("/{source_id}/rotate-secret", summary="Make a new signing secret", responses=problems(404, 409))
-async def rotate_source_secret(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, _: Admin, source_id: SourceId
+@router.put("/{source_id}/definition", summary="Define a source anew", responses=problems(404))
+async def define_source(
+    session: SessionDep,
+    settings: SettingsDep,
+    public_url: PublicUrlDep,
+    member: Admin,
+    source_id: SourceId,
+    body: SourceDefinition,
 ) -> SourceWithSecret:
-    """Show a new secret once. The one before stays valid until the next rotation or `retire-old`."""
-    return await sources.rotate_secret(session, settings=settings, public_url=public_url, source_id=source_id)
+    """Make a definition the source's next version, which reads all events from now on, replayed ones too.
+
+    If it needs a secret and the source has none, one is made and shown.
+    """
+    return await sources.define_source(
+        session,
+        settings=settings,
+        public_url=public_url,
+        source_id=source_id,
+        definition=body,
+        member_id=member.id,
+    )
 
 
-@router.post("/{source_id}/retire-old", summary="End the old signing secret", responses=problems(404, 409))
-async def retire_old_source_secret(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, _: Admin, source_id: SourceId
+@router.get("/{source_id}/versions", summary="What a source was", responses=problems(404))
+async def list_source_versions(session: SessionDep, _: Admin, source_id: SourceId, page: PageDep) -> SourceVersionPage:
+    """List a source's versions, newest first."""
+    return await sources.list_versions(session, source_id=source_id, limit=page.limit, cursor=page.cursor)
+
+
+@router.post("/{source_id}/rotate-secret", summary="Set a new secret", responses=problems(404, 409))
+async def rotate_source_secret(
+    session: SessionDep,
+    settings: SettingsDep,
+    public_url: PublicUrlDep,
+    _: Admin,
+    source_id: SourceId,
+    body: SecretWrite | None = None,
+) -> SourceWithSecret:
+    """Make a secret, or take the one that the source has chosen, and show it once.
+
+    The one before stays valid until the next rotation or `retire-old`.
+    """
+    return await sources.rotate_secret(
+        session, settings=settings, public_url=public_url, source_id=source_id, wanted=body or SecretWrite()
+    )
+
+
+@router.post("/{source_id}/retire-old", summary="End the old secrets", responses=problems(404, 409))
+async def retire_old_source_secrets(
+    session: SessionDep,
+    settings: SettingsDep,
+    public_url: PublicUrlDep,
+    _: Admin,
+    source_id: SourceId,
+    keep: Annotated[int, Query(ge=1, le=10, description="How many stay valid, the newest first.")] = 1,
 ) -> SourceDetail:
     """Leave only the newest secret valid, once the sender signs with it."""
-    return await sources.retire_old_secret(session, settings=settings, public_url=public_url, source_id=source_id)
+    return await sources.retire_old_secrets(
+        session, settings=settings, public_url=public_url, source_id=source_id, keep=keep
+    )

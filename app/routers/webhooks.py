@@ -4,14 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 
-from app.dependencies import SessionDep, SettingsDep
+from app.dependencies import PublicUrlDep, SessionDep, SettingsDep
 from app.logs import request_id_var
 from app.openapi import problems
 from app.schemas.webhooks import WebhookReceipt
 from app.services.webhooks import intake
-from app.services.webhooks.awin import QUERY_CONTENT_TYPE
-from app.services.webhooks.direct import DirectPayload
-from app.services.webhooks.intake import Delivery
+from app.services.webhooks.delivery import Delivery
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -27,13 +25,11 @@ SIGNATURE_HEADERS = [
 ]
 _BODY = {
     "requestBody": {
-        "description": "For a direct source the JSON below, signed. For a network, what that network sends.",
+        "description": "For a direct source the JSON below, signed. For any other, what its definition reads.",
         "content": {
-            "application/json": {
-                "schema": DirectPayload.model_json_schema(ref_template="#/components/schemas/{model}")
-            },
+            "application/json": {"schema": {"$ref": "#/components/schemas/DirectPayload"}},
             "application/x-www-form-urlencoded": {
-                "schema": {"type": "object", "properties": {"AwinTransactionPush": {"type": "string"}}}
+                "schema": {"type": "object", "additionalProperties": {"type": "string"}}
             },
         },
     },
@@ -44,28 +40,45 @@ _BODY = {
 @router.post(
     "/{source_key}",
     status_code=202,
-    summary="Report a sale",
-    responses=problems(401, 404, 409, 413),
+    summary="Report sales",
+    responses=problems(401, 403, 404, 409, 413),
     openapi_extra=_BODY,
 )
 async def receive_webhook(
-    session: SessionDep, settings: SettingsDep, source_key: SourceKey, request: Request
+    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, source_key: SourceKey, request: Request
 ) -> WebhookReceipt:
     """Verify the raw bytes, keep them durably, answer at once; attribution and cashback follow within a second."""
-    delivery = Delivery(await request.body(), request.headers.get("content-type", ""), request.headers)
+    delivery = _delivery(request, public_url, await request.body())
     received = await intake.receive(
         session, settings, source_key=source_key, delivery=delivery, request_id=request_id_var.get()
     )
     return WebhookReceipt.model_validate(received)
 
 
-@router.get("/{source_key}", status_code=202, summary="Report a sale by GET", responses=problems(401, 404, 409))
+@router.get("/{source_key}", status_code=202, summary="Report sales by GET", responses=problems(401, 403, 404, 409))
 async def receive_webhook_query(
-    session: SessionDep, settings: SettingsDep, source_key: SourceKey, request: Request
+    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, source_key: SourceKey, request: Request
 ) -> WebhookReceipt:
     """For networks that call a URL with macros: the query string is what is kept and read."""
-    delivery = Delivery(request.scope["query_string"], QUERY_CONTENT_TYPE, request.headers)
     received = await intake.receive(
-        session, settings, source_key=source_key, delivery=delivery, request_id=request_id_var.get()
+        session,
+        settings,
+        source_key=source_key,
+        delivery=_delivery(request, public_url, b""),
+        request_id=request_id_var.get(),
     )
     return WebhookReceipt.model_validate(received)
+
+
+def _delivery(request: Request, public_url: str, body: bytes) -> Delivery:
+    query: bytes = request.scope["query_string"]
+    path = request.url.path
+    url = f"{public_url}{path}?{query.decode('latin-1')}" if query else f"{public_url}{path}"
+    return Delivery(
+        method=request.method,
+        url=url,
+        query=query,
+        headers=dict(request.headers),
+        body=body,
+        sender=request.client.host if request.client else None,
+    )

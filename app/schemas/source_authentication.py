@@ -88,7 +88,7 @@ class HmacAuthentication(DefinitionModel):
     """An HMAC over chosen parts of the request, joined without anything between them."""
 
     kind: Literal["hmac"]
-    parts: list[SignedPart] = Field(min_length=1, max_length=12, examples=[["body"]])
+    parts: list[SignedPart] = Field(min_length=1, max_length=12, examples=[[{"kind": "body"}]])
     algorithm: Literal["sha256", "sha512", "sha1"] = "sha256"
     header: HeaderName = Field(description="Has the signature; of several, parted by commas or spaces, one must hold.")
     prefix: Prefix = Field("", description="What stands before a signature, as `sha256=`.")

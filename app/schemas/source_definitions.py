@@ -122,7 +122,7 @@ PayloadFormat: TypeAlias = Annotated[
 class Transport(DefinitionModel):
     """How the payload arrives."""
 
-    accepts: list[PayloadFormat] = Field(min_length=1, max_length=4, examples=[["json"]])
+    accepts: list[PayloadFormat] = Field(min_length=1, max_length=4, examples=[[{"kind": "json"}]])
     events: Path | None = Field(None, description="In a body with several events: the list of them.")
 
     @model_validator(mode="after")

@@ -28,12 +28,12 @@ from app.models import (
     RateKind,
     ReferralProgram,
     Source,
-    SourceKind,
     StaffKey,
     StaffRole,
 )
 from app.services.passwords import Passwords
 from app.services.secrets import seal
+from app.services.sources import add_source, get_preset
 
 CUSTOMER_EMAIL = "demo@example.com"
 DIRECT_MERCHANT = "lahore-books"
@@ -170,18 +170,21 @@ async def _create(session: AsyncSession, settings: Settings, credentials: dict[s
             referral_code="DEMO0001",
         )
     )
-    direct = Source(
+    direct = await add_source(
+        session,
         source_key=credentials["source_key"],
         name="Demo merchants (direct)",
-        kind=SourceKind.DIRECT,
-        subid_parameter="click_id",
+        preset="direct",
+        definition=get_preset("direct").definition,
         secrets_encrypted=seal(settings, [credentials["webhook_secret"]]),
     )
-    awin = Source(
+    awin = await add_source(
+        session,
         source_key=f"{credentials['source_key']}-awin",
         name="Demo network",
-        kind=SourceKind.AWIN,
-        subid_parameter="clickref",
+        preset="awin",
+        definition=get_preset("awin").definition,
+        secrets_encrypted=None,
     )
     categories = {slug: Category(slug=slug, name=name) for slug, name in _CATEGORIES.items()}
     program = ReferralProgram(
@@ -192,7 +195,7 @@ async def _create(session: AsyncSession, settings: Settings, credentials: dict[s
         max_granted=50,
         valid_from=_VALID_FROM,
     )
-    session.add_all([direct, awin, program, *categories.values()])
+    session.add_all([program, *categories.values()])
     await session.flush()
     merchants = [
         await _create_merchant(

@@ -13,7 +13,6 @@ from app.models import (
     ClaimStatus,
     CustomerStatus,
     OrderStatus,
-    SourceKind,
     StaffRole,
     WebhookEvent,
     WebhookStatus,
@@ -239,7 +238,7 @@ async def test_a_networks_orphan_is_of_the_shop_it_names_and_stays_fenced(
     claims: ClaimWorld, awin_push: dict[str, str]
 ) -> None:
     async with transaction() as session:
-        awin = await make_source(session, kind=SourceKind.AWIN)
+        awin = await make_source(session, preset="awin")
         shop, _ = [
             await make_merchant(session, source_id=awin.id, network_merchant_ref=ref, currency="GBP")
             for ref in ("3661", "3662")

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.db import transaction
-from app.models import SourceKind, SourceStatus, WebhookEvent, WebhookStatus
+from app.models import SourceStatus, WebhookEvent, WebhookStatus
 from app.services.secrets import seal
 from tests.factories import make_source
 from tests.webhooks.sender import SECRET, order_payload, signed_headers
@@ -128,7 +128,7 @@ async def test_a_body_over_the_limit_is_refused(world: World) -> None:
 @pytest.mark.parametrize("shape", ["form", "json", "query"])
 async def test_an_awin_push_is_taken_in_every_shape(world: World, shape: str, awin_push: bytes) -> None:
     async with transaction() as session:
-        source = await make_source(session, kind=SourceKind.AWIN)
+        source = await make_source(session, preset="awin")
     url = f"/v1/webhooks/{source.source_key}"
     match shape:
         case "form":

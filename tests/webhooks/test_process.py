@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from app.config import Settings
 from app.db import transaction
-from app.models import CauseType, ExchangeRate, Order, OrderStatus, SourceKind, Transfer, WebhookEvent, WebhookStatus
+from app.models import CauseType, ExchangeRate, Order, OrderStatus, Transfer, WebhookEvent, WebhookStatus
 from app.services.ledger import post as ledger_post
 from app.workers.orders import release_payable
 from tests.factories import make_click, make_customer, make_merchant, make_source
@@ -143,10 +143,10 @@ async def test_without_a_click_nothing_is_credited(world: World) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"not json", "Invalid JSON"),
-        (b"[]", "body: Input should be an object"),
-        (b'{"type": "order.created"}', "order_id: Field required"),
-        (b'{"type": "order.eaten", "order_id": "1"}', "type: Input should be 'order.created'"),
+        (b"not json", "no JSON"),
+        (b"[]", "the event is no object"),
+        (b'{"type": "order.created"}', "order_reference (order_id): missing"),
+        (b'{"type": "order.eaten", "order_id": "1"}', "status (type): 'order.eaten' is none of order.created"),
         (b'{"type": "order.created", "order_id": "1", "amount": 12.5, "currency": "PKR"}', "amount"),
         (b'{"type": "order.created", "order_id": "1", "amount": "1e9", "currency": "PKR"}', "not a plain decimal"),
         (b'{"type": "order.created", "order_id": "1", "amount": "NaN", "currency": "PKR"}', "not a plain decimal"),
@@ -157,7 +157,7 @@ async def test_without_a_click_nothing_is_credited(world: World) -> None:
         (b'{"type": "order.created", "order_id": "1"}', "needs both amount and commission"),
         (
             b'{"type": "order.created", "order_id": "1", "amount": {"amount_minor": 1.5, "currency": "PKR"}}',
-            "amount.DirectAmount.amount_minor",
+            "amount (amount.amount_minor): '1.5' is not a whole number of minor units",
         ),
         (
             (
@@ -249,7 +249,7 @@ async def test_a_bad_awin_push_is_kept_with_its_reason(
     world: World, body: bytes, content_type: str, reason: str
 ) -> None:
     async with transaction() as session:
-        source = await make_source(session, kind=SourceKind.AWIN)
+        source = await make_source(session, preset="awin")
     response = await world.client.post(
         f"/v1/webhooks/{source.source_key}", content=body, headers={"content-type": content_type}
     )
@@ -263,7 +263,7 @@ async def test_a_bad_awin_push_is_kept_with_its_reason(
 async def push_awin(world: World, push: bytes, changes: dict[str, str]) -> tuple[WebhookStatus, str]:
     """Post Awin's example for a click of now, changed; returns its status and the part of the reason that matters."""
     async with transaction() as session:
-        source = await make_source(session, kind=SourceKind.AWIN)
+        source = await make_source(session, preset="awin")
         merchant = await make_merchant(session, source_id=source.id, network_merchant_ref="3661")
         click = await make_click(session, world.customer, merchant)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -13,7 +13,7 @@ from app.ids import new_id
 from app.models import Click, Merchant, Order, OrderReport, OrderStatus, ReportKind, WebhookEvent, WebhookStatus
 from app.services.exchange_rates import rate_on, wait_key
 from app.services.orders.change import follow_reports
-from app.services.orders.fold import Report, fold
+from app.services.orders.fold import Folded, Report, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,27 @@ async def refold(session: AsyncSession, settings: Settings, order: Order) -> boo
     click = await session.get_one(Click, order.click_id)
     merchant = await session.get_one(Merchant, order.merchant_id)
     return await take_reports(session, settings, order, [], click=click, merchant=merchant)
+
+
+async def withdraw_report(session: AsyncSession, settings: Settings, row: OrderReport) -> None:
+    """Take back a report that turned out to be another order's; an order of which nothing is left is declined."""
+    order = await session.get_one(Order, row.order_id, with_for_update=True)
+    await session.delete(row)
+    await session.flush()
+    left = await session.scalar(select(OrderReport.id).where(OrderReport.order_id == order.id).limit(1))
+    if left is not None:
+        await refold(session, settings, order)
+        return
+    sale_minor, commission_minor = order.reported_sale_minor, order.reported_commission_minor
+    await follow_reports(
+        session,
+        order,
+        Folded(OrderStatus.DECLINED, sale_minor, commission_minor, order.ordered_at, None),
+        click=await session.get_one(Click, order.click_id),
+        merchant=await session.get_one(Merchant, order.merchant_id),
+        rounding=settings.cashback_rounding,
+        now=datetime.now(UTC),
+    )
 
 
 async def wake_orphans(session: AsyncSession, *, source_id: int, references: Collection[str]) -> None:

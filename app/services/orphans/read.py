@@ -12,8 +12,9 @@ from app.schemas.orphans import ClaimFit, ClickSeen, OrphanDetail, OrphanPage, O
 from app.services.claims.match import claims_for
 from app.services.orphans.credit import OrphanNotFoundError
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
-from app.services.webhooks.payload import PayloadError
-from app.services.webhooks.process import read_report
+from app.services.sources.versions import load_version
+from app.services.webhooks.payload import IgnoredError, PayloadError
+from app.services.webhooks.read import read_report
 
 _MOST_CLICKS = 20
 
@@ -101,7 +102,7 @@ async def show_orphan(session: AsyncSession, *, event_id: UUID) -> OrphanDetail:
     fits = await claims_for(session, event) if waits else []
     return OrphanDetail(
         **dict(orphan_read(event)),
-        commission=_commission(source, event),
+        commission=await _commission(session, source, event),
         clicks=await _clicks(session, event) if waits else [],
         claims=[
             ClaimFit(
@@ -126,11 +127,11 @@ async def _clicks(session: AsyncSession, event: WebhookEvent) -> list[ClickSeen]
     return [click_seen(click, counts=True) for click in await session.scalars(statement)]
 
 
-def _commission(source: Source, event: WebhookEvent) -> Money | None:
+async def _commission(session: AsyncSession, source: Source, event: WebhookEvent) -> Money | None:
     """Read what is not kept beside the raw event."""
     try:
-        report = read_report(source, event)
-    except PayloadError:
+        report = read_report(await load_version(session, source.version_id), event)
+    except (PayloadError, IgnoredError):
         return None
     return _money(report.commission_minor, report.currency)
 

@@ -110,8 +110,17 @@ def read_json(content: bytes) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def write_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """Write what `read_json` read, each number as it was written."""
-    return orjson.dumps(value, default=lambda number: orjson.Fragment(str(number)))
+    """Write what `read_json` read, each number as it was written. Raises PayloadError for anything else."""
+    try:
+        return orjson.dumps(value, default=_as_written)
+    except TypeError as error:
+        raise PayloadError(f"no JSON: {error}") from None
+
+
+def _as_written(value: object) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError(f"a {type(value).__name__}")
 
 
 def _check_shape(value: Any) -> bool:  # noqa: ANN401 - any JSON value

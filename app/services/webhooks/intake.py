@@ -1,14 +1,13 @@
 """Taking a webhook in: prove who sent the raw bytes, keep them, say 202. What they mean is a worker's business.
 
-Nothing is parsed here beyond the message's id, so that a payload we cannot read is kept all the same.
+Nothing is read here beyond what tells a repeat from a new event, so that a payload we cannot read is kept all the same.
 """
 
 import hashlib
 import logging
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -18,17 +17,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import metrics
 from app.config import Settings
 from app.db import ring_after_commit
-from app.errors import ConflictError, NotFoundError, UnauthorizedError
+from app.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
 from app.ids import new_id
-from app.models import Source, SourceKind, SourceStatus, WebhookEvent
-from app.services.secrets import unseal
-from app.services.webhooks import awin, direct
+from app.models import EventOrigin, Source, SourceStatus, WebhookEvent
+from app.schemas.source_definitions import SourceDefinition
+from app.services.sources.secrets import live_secrets
+from app.services.sources.versions import CompiledDefinition, load_version
+from app.services.webhooks.authenticate import holds, may_send, without_credentials
+from app.services.webhooks.delivery import Delivery, decode, read_json
+from app.services.webhooks.mapping import Reader, request_document
+from app.services.webhooks.payload import PayloadError
 
 logger = logging.getLogger(__name__)
 
-_MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,255}")
-# Worth showing to staff, and without credentials.
-_KEPT_HEADERS = ("content-type", "user-agent", "webhook-id", "webhook-timestamp")
+_OWN = "own"
 
 
 class UnknownSourceError(NotFoundError):
@@ -42,20 +44,36 @@ class UnknownSourceError(NotFoundError):
 
 
 class InvalidSignatureError(UnauthorizedError):
-    """The signature does not prove these bytes, or not at this time."""
+    """The signature, token or password does not prove this request, or not at this time."""
 
     code = "invalid_signature"
     title = "Invalid webhook signature"
 
+    def __init__(self, definition: SourceDefinition) -> None:
+        kind = definition.authentication.kind
+        detail = {
+            "standard_webhooks": "The Standard Webhooks signature does not hold for this body, id and timestamp"
+            " (tolerance: 5 minutes).",
+            "hmac": "The signature does not hold for this request, or not at this time.",
+            "token": "The token is missing or not the source's.",
+            "basic": "The user name and password are missing or not the source's.",
+            "none": "",
+        }[kind]
+        super().__init__(detail, scheme="Basic" if kind == "basic" else "Webhook-Signature")
+
+
+class SenderNotAllowedError(ForbiddenError):
+    """The request comes from an address that is not the source's."""
+
+    code = "sender_not_allowed"
+    title = "Sender not allowed"
+
     def __init__(self) -> None:
-        super().__init__(
-            "The Standard Webhooks signature does not hold for this body, id and timestamp (tolerance: 5 minutes).",
-            scheme="Webhook-Signature",
-        )
+        super().__init__("The source does not send from this address.")
 
 
 class MessageIdReusedError(ConflictError):
-    """A message id came again with another body: an error at the sender, or an attack."""
+    """A message id came again with another payload: an error at the sender, or an attack."""
 
     code = "webhook_id_reused"
     title = "Message id reused"
@@ -72,15 +90,6 @@ class IntakeStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One HTTP delivery, untouched. A GET's query string stands as its body."""
-
-    body: bytes
-    content_type: str
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Received:
     """The answer to a delivery."""
 
@@ -93,7 +102,7 @@ async def receive(
 ) -> Received:
     """Verify a delivery and keep it. The caller's commit makes it durable before it answers 202.
 
-    Raises UnknownSourceError, InvalidSignatureError, MessageIdReusedError.
+    Raises UnknownSourceError, SenderNotAllowedError, InvalidSignatureError, MessageIdReusedError.
     """
     source = await session.scalar(
         select(Source).where(Source.source_key == source_key, Source.status == SourceStatus.ACTIVE)
@@ -101,18 +110,93 @@ async def receive(
     if source is None:
         metrics.WEBHOOKS_RECEIVED.labels("unknown", "refused").inc()
         raise UnknownSourceError
-    dedupe_key = _prove(settings, source, delivery)
-    digest = hashlib.sha256(delivery.body).digest()
+    version = await load_version(session, source.version_id)
+    if not may_send(version.definition, delivery.sender):
+        _count(source, "refused")
+        raise SenderNotAllowedError
+    if not holds(version.definition, live_secrets(settings, source), delivery):
+        _count(source, "refused")
+        raise InvalidSignatureError(version.definition)
+    kept = without_credentials(version.definition, delivery)
+    return await _keep(
+        session,
+        source,
+        dedupe_key=_pushed_key(version, delivery, kept),
+        delivery=kept,
+        origin=EventOrigin.PUSH,
+        request_id=request_id,
+    )
+
+
+async def take_polled(session: AsyncSession, source: Source, item: bytes, *, request_id: str | None = None) -> Received:
+    """Keep an event that was fetched from a source, as JSON; the definition's `polled` reads it like a pushed one.
+
+    The same item again is a duplicate. An item with the event id of a pushed event is another event, since the two say
+    different things of one sale; both meet in its order. Raises MessageIdReusedError where the definition has event ids
+    and the item's came with other content.
+    """
+    version = await load_version(session, source.version_id)
+    reader = version.polled or version.pushed
+    delivery = Delivery("GET", "", b"", {"content-type": "application/json"}, item)
+    return await _keep(
+        session,
+        source,
+        dedupe_key=f"poll:{item_key(reader, _read_or_none(item), item)}",
+        delivery=delivery,
+        origin=EventOrigin.POLL,
+        request_id=request_id,
+    )
+
+
+def item_key(reader: Reader, item: Any, content: bytes, request: Any = None) -> str:  # noqa: ANN401 - any JSON value
+    """Return what tells repeats of an event apart: its own id, else the hash of what is said."""
+    return reader.event_id(item, request) or f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _pushed_key(version: CompiledDefinition, delivery: Delivery, kept: Delivery) -> str:
+    definition = version.definition
+    if definition.authentication.kind == "standard_webhooks":
+        return delivery.headers["webhook-id"]
+    item = None
+    if definition.reading.mapping.event_id is not None and version.events is None:
+        try:
+            item = decode(definition.transport, kept)
+        except PayloadError:
+            # Kept all the same; processing says what is wrong with it.
+            item = None
+    return item_key(version.pushed, item, kept.payload, request_document(definition, kept))
+
+
+def _read_or_none(item: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return read_json(item)
+    except PayloadError:
+        return None
+
+
+async def _keep(
+    session: AsyncSession,
+    source: Source,
+    *,
+    dedupe_key: str,
+    delivery: Delivery,
+    origin: EventOrigin,
+    request_id: str | None,
+) -> Received:
+    digest = hashlib.sha256(delivery.payload).digest()
     event_id = await session.scalar(
         insert(WebhookEvent)
         .values(
             id=new_id(),
             source_id=source.id,
             dedupe_key=dedupe_key,
+            origin=origin,
+            method=delivery.method,
+            query=delivery.query,
             body=delivery.body,
             body_sha256=digest,
             content_type=delivery.content_type[:200],
-            headers={name: delivery.headers[name][:500] for name in _KEPT_HEADERS if name in delivery.headers},
+            headers=dict(delivery.headers),
             request_id=request_id,
         )
         .on_conflict_do_nothing(index_elements=[WebhookEvent.source_id, WebhookEvent.dedupe_key])
@@ -121,23 +205,8 @@ async def receive(
     if event_id is None:
         return await _seen_before(session, source, dedupe_key, digest)
     ring_after_commit(session, "drain_webhooks")
-    metrics.WEBHOOKS_RECEIVED.labels(source.kind.value, "accepted").inc()
+    _count(source, "accepted")
     return Received(event_id, IntakeStatus.ACCEPTED)
-
-
-def _prove(settings: Settings, source: Source, delivery: Delivery) -> str:
-    """Check that the source sent these bytes, as far as its kind allows, and return what deduplicates them."""
-    if source.kind is SourceKind.AWIN:
-        transaction_id = awin.transaction_id(delivery.body, delivery.content_type)
-        return transaction_id or f"sha256:{hashlib.sha256(delivery.body).hexdigest()}"
-    message_id = delivery.headers.get("webhook-id", "")
-    secrets = unseal(settings, source.secrets_encrypted) if source.secrets_encrypted else []
-    if not _MESSAGE_ID.fullmatch(message_id) or not direct.signature_holds(
-        secrets, delivery.body, dict(delivery.headers)
-    ):
-        metrics.WEBHOOKS_RECEIVED.labels(source.kind.value, "refused").inc()
-        raise InvalidSignatureError
-    return message_id
 
 
 async def _seen_before(session: AsyncSession, source: Source, dedupe_key: str, digest: bytes) -> Received:
@@ -149,8 +218,12 @@ async def _seen_before(session: AsyncSession, source: Source, dedupe_key: str, d
         )
     ).one()
     if known.body_sha256 != digest:
-        metrics.WEBHOOKS_RECEIVED.labels(source.kind.value, "conflict").inc()
+        _count(source, "conflict")
         logger.warning("webhook id reused with another body", extra={"source_id": source.id, "event_id": str(known.id)})
         raise MessageIdReusedError(dedupe_key)
-    metrics.WEBHOOKS_RECEIVED.labels(source.kind.value, "duplicate").inc()
+    _count(source, "duplicate")
     return Received(known.id, IntakeStatus.DUPLICATE)
+
+
+def _count(source: Source, outcome: str) -> None:
+    metrics.WEBHOOKS_RECEIVED.labels(source.preset or _OWN, outcome).inc()

@@ -154,6 +154,9 @@ class _Event:
 
     def check(self, report: SaleReport) -> None:
         """Refuse what a report cannot be. Raises PayloadError naming all that is wrong."""
+        event_id = self.text("event_id")
+        if report.is_delta and event_id is None and self.mapping.event_id is not None:
+            self.problems.append(Problem("event_id", self.mapping.event_id[0].path, "missing"))
         wrong = {problem.field for problem in self.problems}
         if not report.external_order_id and "order_reference" not in wrong:
             self.problems.append(Problem("order_reference", self.mapping.order_reference[0].path, "missing"))
