@@ -1,0 +1,1 @@
+"""Mirrors app/services/sources, with what every network is known to send."""
