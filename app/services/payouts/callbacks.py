@@ -18,7 +18,7 @@ from app.errors import FieldError, InvalidRequestError
 from app.models import Payout, PayoutProvider, PayoutStatus
 from app.schemas.payout_callbacks import PayoutCallback, PayoutCallbackReceipt
 from app.services.payouts.decide import UnknownPayoutError
-from app.services.webhooks.direct import signature_holds
+from app.services.webhooks.authenticate import standard_webhook_holds
 from app.services.webhooks.intake import InvalidSignatureError
 
 
@@ -43,7 +43,7 @@ async def receive(
     Raises InvalidSignatureError, InvalidPayoutCallbackError and UnknownPayoutError.
     """
     secrets = [secret.get_secret_value() for secret in settings.payout_callback_secrets]
-    if not signature_holds(secrets, body, dict(headers)):
+    if not standard_webhook_holds(secrets, body, headers):
         metrics.PAYOUT_CALLBACKS.labels("refused").inc()
         raise InvalidSignatureError
     try:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import select
@@ -20,7 +20,6 @@ from app.db import ring_after_commit
 from app.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
 from app.ids import new_id
 from app.models import EventOrigin, Source, SourceStatus, WebhookEvent
-from app.schemas.source_definitions import SourceDefinition
 from app.services.sources.secrets import live_secrets
 from app.services.sources.versions import CompiledDefinition, load_version
 from app.services.webhooks.authenticate import holds, may_send, without_credentials
@@ -49,17 +48,16 @@ class InvalidSignatureError(UnauthorizedError):
     code = "invalid_signature"
     title = "Invalid webhook signature"
 
-    def __init__(self, definition: SourceDefinition) -> None:
-        kind = definition.authentication.kind
-        detail = {
-            "standard_webhooks": "The Standard Webhooks signature does not hold for this body, id and timestamp"
-            " (tolerance: 5 minutes).",
-            "hmac": "The signature does not hold for this request, or not at this time.",
-            "token": "The token is missing or not the source's.",
-            "basic": "The user name and password are missing or not the source's.",
-            "none": "",
-        }[kind]
-        super().__init__(detail, scheme="Basic" if kind == "basic" else "Webhook-Signature")
+    _DETAILS: ClassVar[dict[str, str]] = {
+        "standard_webhooks": "The Standard Webhooks signature does not hold for this body, id and timestamp (tolerance:"
+        " 5 minutes).",
+        "hmac": "The signature does not hold for this request, or not at this time.",
+        "token": "The token is missing or not the source's.",
+        "basic": "The user name and password are missing or not the source's.",
+    }
+
+    def __init__(self, kind: str = "standard_webhooks") -> None:
+        super().__init__(self._DETAILS[kind], scheme="Basic" if kind == "basic" else "Webhook-Signature")
 
 
 class SenderNotAllowedError(ForbiddenError):
@@ -116,7 +114,7 @@ async def receive(
         raise SenderNotAllowedError
     if not holds(version.definition, live_secrets(settings, source), delivery):
         _count(source, "refused")
-        raise InvalidSignatureError(version.definition)
+        raise InvalidSignatureError(version.definition.authentication.kind)
     kept = without_credentials(version.definition, delivery)
     return await _keep(
         session,
