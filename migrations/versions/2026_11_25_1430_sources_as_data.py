@@ -1,7 +1,7 @@
 """Sources as data: versions of their definitions, deliveries with several events, releases, replays; deltas.
 
 Revision ID: 7c1d0e5a93b4
-Revises: 2b4a363f223e
+Revises: 7d0c5be1f4a2
 """
 
 import json
@@ -14,7 +14,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision: str = "7c1d0e5a93b4"
-down_revision: str | None = "2b4a363f223e"
+down_revision: str | None = "7d0c5be1f4a2"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
