@@ -65,10 +65,8 @@ async def attribute(
 
     `is_fenced`: what the source says is not proven. Raises NotAttributedError and NoExchangeRateError.
     """
-    if is_fenced and abs(report.commission_minor or 0) > abs(report.sale_minor or report.commission_minor or 0):
-        raise _quarantine("the commission is larger than the sale")
     try:
-        return await _attribute(session, settings, event, source, report, is_fenced=is_fenced)
+        found = await _attribute(session, settings, event, source, report, is_fenced=is_fenced)
     except NotAttributedError as error:
         if error.status is WebhookStatus.ORPHANED:
             # A customer may miss this very sale.
@@ -76,6 +74,9 @@ async def attribute(
             event.compared_at = None
             ring_after_commit(session, "match_claims")
         raise
+    if is_fenced:
+        _fence_commission(report)
+    return found
 
 
 async def _merchant_id(session: AsyncSession, source: Source, report: SaleReport) -> int | None:
@@ -219,6 +220,13 @@ def _fence(report: SaleReport, click: Click, *, is_fenced: bool) -> None:
         raise _quarantine(f"the sale is earlier than click {click.id}")
     if is_fenced and report.sale_minor == 0:
         raise _quarantine("the sale is zero")
+    if is_fenced:
+        _fence_commission(report)
+
+
+def _fence_commission(report: SaleReport) -> None:
+    if report.sale_minor is not None and abs(report.commission_minor or 0) > abs(report.sale_minor):
+        raise _quarantine("the commission is larger than the sale")
 
 
 def _same_currency(order: Order, report: SaleReport) -> Order:
