@@ -107,7 +107,7 @@ async def test_an_amount_is_money_or_minor_units_beside_a_currency(shopper: Shop
         {"evidence": [{"kind": "other", "value": "x", "order_id": "y"}]},
         {"evidence": [{"kind": "other", "value": "x"}] * 11},
         {"status": "approved"},
-        {"customer_id": str(new_id())},
+        {"customer_id": "01a21338-0000-7000-8000-000000000000"},
         {"score": 100},
     ],
     ids=str,
