@@ -9,7 +9,7 @@ LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-faults check fmt lock bench clean venv
+.PHONY: help run demo test test-faults test-money check fmt lock bench clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: venv ## Run all tests on embedded servers (ARGS="-k wallet")
 
 test-faults: venv ## Run only the tests that stop, freeze or kill servers and processes
 	@$(PY) -m pytest -n 2 --dist loadfile -m fault $(ARGS)
+
+test-money: venv ## Try 10,000 random lives of money against every invariant (hours; MONEY_MACHINE_EXAMPLES=... for fewer)
+	@MONEY_MACHINE_EXAMPLES=$${MONEY_MACHINE_EXAMPLES:-10000} $(PY) -m pytest -n 0 tests/money/test_machine.py $(ARGS)
 
 check: venv ## Check format, lint, types, layers and migrations, as CI does
 	$(PY) -m ruff format --check .

@@ -19,12 +19,17 @@ from app.ids import new_id
 from app.main import create_app
 from app.models import Customer, Merchant, Order, Source, StaffRole
 from app.services.ledger.verify import Violation, violations
-from app.workers.clawbacks import recover_debts, write_off_due
-from app.workers.orders import order_expiry, release_payable
-from app.workers.referrals import settle_referrals
-from app.workers.webhooks import webhook_drain
+from app.workers.orders import order_expiry
+from app.workers.settings import worker_kind
 from tests.conftest import administer, drop_database, in_process, make_settings
-from tests.factories import customer_headers, make_customer, make_merchant, staff_headers
+from tests.factories import (
+    customer_headers,
+    make_customer,
+    make_merchant,
+    make_payout_method,
+    make_payout_rule,
+    staff_headers,
+)
 from tests.referrals.world import make_invited, make_program
 from tests.servers import database_url, redis_url
 from tests.webhooks.sender import make_signed_source, order_payload, post_signed
@@ -39,6 +44,9 @@ MERCHANTS: tuple[dict[str, Any], ...] = (
     {"currency": "KWD", "hold_days": 0, "payable_after_payment": True, "exposure_limit_minor": 50_000},
 )
 
+# Of the worker's schedule: they look at the books, or keep house, and move no money.
+NOT_OF_THE_PLAY = {"verify_ledger", "seal_days", "watch", "forget_expired", "sweep_notifications", "expire_orders"}
+
 
 class Stage:
     """Where plays are set; built once for a test, with a `play()` for each sequence."""
@@ -49,6 +57,8 @@ class Stage:
         self.loop = asyncio.new_event_loop()
         self.stack = AsyncExitStack()
         self.settings = self._settings(template)
+        schedule = worker_kind("default", self.settings).schedule
+        self.tasks = [scheduled.run for scheduled in schedule if scheduled.name not in NOT_OF_THE_PLAY]
         self.client: httpx.AsyncClient
 
     def __enter__(self) -> Self:
@@ -94,6 +104,7 @@ class Play:
         self.merchants: list[Merchant]
         self.customers: list[Customer]
         self.staff: dict[str, str]
+        self.method_ids: list[str]
         self.run(self._cast())
         self.bodies: list[tuple[str, dict[str, Any]]] = []
 
@@ -104,10 +115,17 @@ class Play:
                 await make_merchant(session, source_id=self.source.id, network_merchant_ref=None, **values)
                 for values in MERCHANTS
             ]
-            await make_program(session, minimum_sale_minor=10_000, referrer_bonus_minor=77, invited_bonus_minor=33)
-            referrer = await make_customer(session)
-            self.customers = [referrer, await make_invited(session, referrer)]
             self.staff = await staff_headers(session, StaffRole.ADMIN)
+            for currency in ("PKR", "JPY", "KWD"):
+                await make_payout_rule(session, currency, minimum_minor=100, fee_minor=10, auto_approve_minor=1_000)
+            # One bonus at most, and two who could earn it.
+            await make_program(
+                session, minimum_sale_minor=10_000, referrer_bonus_minor=77, invited_bonus_minor=33, max_granted=1
+            )
+            first = await make_customer(session)
+            self.customers = [first, *[await make_invited(session, first) for _ in range(2)]]
+            methods = [await make_payout_method(session, self.stage.settings, who) for who in self.customers]
+            self.method_ids = [str(method.id) for method in methods]
 
     def end(self) -> None:
         """Take the stage down."""
@@ -128,6 +146,11 @@ class Play:
         answer = self.run(self.stage.client.request(method, path, headers=headers, **request))
         assert answer.status_code < 500, answer.text
         return answer
+
+    def listed(self, path: str) -> list[dict[str, Any]]:
+        """Return the first page of a list that staff see."""
+        items: list[dict[str, Any]] = self.call("GET", path).json()["items"]
+        return items
 
     def click(self, customer: Customer, merchant: Merchant) -> str:
         """Leave for a merchant; returns the click's id."""
@@ -157,11 +180,8 @@ class Play:
         """Do what the workers would do by now."""
 
         async def jobs() -> None:
-            await webhook_drain(self.stage.settings)()
-            await release_payable()
-            await settle_referrals()
-            await recover_debts()
-            await write_off_due()
+            for task in self.stage.tasks:
+                await task()
 
         self.run(jobs())
 
