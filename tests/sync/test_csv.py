@@ -226,3 +226,69 @@ async def test_a_file_that_is_cut_short_is_refused(world: World, ending: str, er
     job = await world.sync()
     assert (job["status"], job["error"]) == ("failed", error)
     assert await world.live() == {}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+async def test_a_delimiter_that_is_not_named_is_found(world: World, delimiter: str) -> None:
+    """By the columns that are looked for: others may hold any of the delimiters."""
+    header = ["a;b", "c,d", '"id"', "title", "price", "link"]
+    row_ = ["x;y|z", "1", "1", "Plain", "5", "https://shop.example/1"]
+    lines = [delimiter.join(f'"{name.strip(chr(34))}"' for name in line) for line in (header, row_)]
+    world.server.serve("\r\n".join([*lines, ""]))
+    feed = await world.set_feed(format="csv", mapping=PLAIN)
+    assert feed["mapping"]["delimiter"] is None
+    assert counts(await world.sync()) == {"fetched": 1, "created": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+async def test_a_byte_order_mark_says_more_than_the_mapping(world: World, encoding: str) -> None:
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    world.server.serve(mark + plain("1,Café,3,https://shop.example/1").encode(encoding))
+    await world.set_feed(format="csv", mapping={**PLAIN, "encoding": "windows-1252"})
+    assert counts(await world.sync()) == {"fetched": 1, "created": 1}
+    assert (await world.live())["1"].title == "Café"
+
+
+async def test_another_encoding_than_named_rejects_its_rows(world: World) -> None:
+    rows = [row(number) for number in range(2, 10)]
+    world.server.serve(plain("1,Café,3,https://shop.example/1", *rows).encode("windows-1252"))
+    await world.set_feed(format="csv", mapping=PLAIN)
+    job = await world.sync()
+    assert job["rejected_samples"] == [{"row": 1, "reason": "a text holds bytes that are not in the feed's encoding"}]
+    world.server.serve(b"\xff\xfe" + "id,title".encode("utf-16-le") + b"\x00\xd8\x00")
+    job = await world.sync()
+    assert job["error"] == "The file is not in the encoding that its mapping names."
+
+
+async def test_columns_that_only_decorate_may_be_missing(world: World) -> None:
+    world.server.serve(plain(row(1)))
+    fields = {**PLAIN["fields"], "brand": "brand", "available": "stock", "sale_price": "sale"}
+    await world.set_feed(format="csv", mapping={"fields": fields})
+    assert counts(await world.sync()) == {"fetched": 1, "created": 1}
+    # Money in another currency than is meant would be worse than no offer.
+    await world.set_feed(format="csv", mapping={"fields": {**PLAIN["fields"], "currency": "currency"}})
+    assert (await world.sync())["error"] == (
+        "The file has no column 'currency'; its columns begin with: 'id', 'title', 'price', 'link'."
+    )
+
+
+async def test_of_several_names_the_first_with_a_value_counts(world: World) -> None:
+    world.server.serve("id,title,price,was,link\n1,A,,12,https://shop.example/1\n2,B,5,12,https://shop.example/2\n")
+    fields = {**PLAIN["fields"], "price": ["price", "was"], "title": ["name", "title"]}
+    await world.set_feed(format="csv", mapping={"fields": fields})
+    assert counts(await world.sync()) == {"fetched": 2, "created": 2}
+    assert {key: offer.price_minor for key, offer in (await world.live()).items()} == {"1": 1200, "2": 500}
+
+
+async def test_how_many_there_are_says_whether_there_are_any(world: World) -> None:
+    lines = [f"{number},A,1,https://shop.example/{number},{stock}" for number, stock in enumerate(["0", "7", "000"])]
+    world.server.serve("\n".join(["id,title,price,link,stock", *lines, ""]))
+    await world.set_feed(format="csv", mapping={"fields": {**PLAIN["fields"], "available": "stock"}})
+    await world.sync()
+    assert [offer.available for offer in (await world.live()).values()] == [False, True, False]
+
+
+async def test_a_header_that_cannot_be_read_is_refused(world: World) -> None:
+    world.server.serve('"id"x,title,price,link\n1,A,1,https://shop.example/1\n')
+    await world.set_feed(format="csv", mapping=PLAIN)
+    assert (await world.sync())["error"] == ("The file's first lines are not readable as CSV: ',' expected after '\"'.")
