@@ -1,5 +1,6 @@
 """Settings: refused early, with a message that says what to do, and without the secret in it."""
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,60 @@ def test_several_encryption_keys_are_taken_in_order(environment: pytest.MonkeyPa
 def test_values_out_of_range_are_refused(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     message = refusal(environment, **URLS, **SECRETS, **variables)
     assert all(name.lower() in message for name in variables)
+
+
+PROVIDER = {"PAYOUT_HTTP_URL": "https://pay.example/v1", "PAYOUT_HTTP_TOKEN": "t0ken"}
+WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(24)).decode()}"
+
+
+def test_payout_settings_are_taken_as_people_write_them(environment: pytest.MonkeyPatch) -> None:
+    settings = read(
+        environment,
+        **URLS,
+        **SECRETS,
+        **PROVIDER,
+        PAYOUT_DEBTOR_NAME=" Cashback Ltd ",
+        PAYOUT_DEBTOR_IBAN="de89 3704 0044 0532 0130 00",
+        PAYOUT_DEBTOR_BIC="cobadeffxxx",
+        PAYOUT_CALLBACK_SECRETS=f"{WEBHOOK_SECRET}, {WEBHOOK_SECRET}",
+    )
+    assert settings.payout_debtor_name == "Cashback Ltd"
+    assert settings.payout_debtor_iban == "DE89370400440532013000"
+    assert settings.payout_debtor_bic == "COBADEFFXXX"
+    assert [secret.get_secret_value() for secret in settings.payout_callback_secrets] == [WEBHOOK_SECRET] * 2
+    assert "t0ken" not in repr(settings)
+    assert WEBHOOK_SECRET not in repr(settings)
+
+
+def test_empty_payout_settings_are_none(environment: pytest.MonkeyPatch) -> None:
+    names = ("DEBTOR_NAME", "DEBTOR_IBAN", "DEBTOR_BIC", "HTTP_URL", "HTTP_TOKEN", "CALLBACK_SECRETS")
+    settings = read(environment, **URLS, **SECRETS, **{f"PAYOUT_{name}": "" for name in names})
+    assert [getattr(settings, f"payout_{name.lower()}") for name in names] == [None] * 5 + [[]]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PAYOUT_DEBTOR_IBAN": "DE89370400440532013001"}, "must be a whole IBAN"),
+        ({"PAYOUT_DEBTOR_IBAN": "hunter2"}, "must be a whole IBAN"),
+        ({"PAYOUT_DEBTOR_BIC": "hunter2"}, "must be a BIC of 8 or 11 characters"),
+        ({"PAYOUT_DEBTOR_NAME": "x" * 71}, "payout_debtor_name"),
+        ({**PROVIDER, "PAYOUT_HTTP_URL": "http://pay.example"}, "PAYOUT_HTTP_URL must begin with https://"),
+        ({**PROVIDER, "PAYOUT_HTTP_URL": "pay.example"}, "PAYOUT_HTTP_URL must begin with https://"),
+        ({**PROVIDER, "PAYOUT_HTTP_TOKEN": ""}, "PAYOUT_HTTP_URL needs PAYOUT_HTTP_TOKEN beside it"),
+        ({"PAYOUT_HTTP_TIMEOUT_SECONDS": "0"}, "payout_http_timeout_seconds"),
+        ({"PAYOUT_HTTP_TIMEOUT_SECONDS": "61"}, "payout_http_timeout_seconds"),
+        ({"PAYOUT_CALLBACK_SECRETS": "hunter2"}, "must be Standard Webhooks secrets"),
+        ({"PAYOUT_CALLBACK_SECRETS": "whsec_aGk="}, "must be Standard Webhooks secrets"),
+        ({"PAYOUT_CALLBACK_SECRETS": f"{WEBHOOK_SECRET},whsec_é"}, "must be Standard Webhooks secrets"),
+    ],
+)
+def test_payout_settings_that_cannot_work_are_refused(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    refused = refusal(environment, **URLS, **SECRETS, **variables)
+    assert message in refused
+    assert "hunter2" not in refused
 
 
 def test_every_setting_is_described_and_nothing_changes_later(environment: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from app import db
 from app.config import Settings
 from app.db import constraint_name, transaction
 from app.ids import new_id
-from app.models import Account, CauseType, Customer, Posting, Wallet
-from app.services.ledger import Line, credit, debit, post
+from app.models import Account, CauseType, Customer, Posting, Transfer, Wallet
+from app.services.ledger import Entry, Line, credit, debit, post, post_all
 from app.services.ledger.verify import TRANSFERS, Invariant, Violation, violations
 from tests.factories import make_customer
 
@@ -42,6 +42,28 @@ async def test_a_transfer_moves_the_wallet_and_undoes_it(session: AsyncSession) 
     undo = [line.reversed() for line in lines]
     await post(session, cause_type=CauseType.ADJUSTMENT, cause_id=cause_id, purpose="two", lines=undo)
     assert await wallet_of(session, customer) == (0, 0, 0)
+
+
+async def test_many_transfers_at_once_are_those_one_by_one(session: AsyncSession) -> None:
+    known, new = await make_customer(session), await make_customer(session)
+    await post(session, cause_type=CauseType.ADJUSTMENT, cause_id=new_id(), purpose="one", lines=bonus(known, 600))
+    nothing = [*bonus(known, 5), *(line.reversed() for line in bonus(known, 5))]
+    cause_id = new_id()
+    lines = {"a": bonus(known, 40), "b": bonus(new, 7), "c": nothing, "d": bonus(known, 2)}
+    await post_all(session, [Entry(CauseType.ADJUSTMENT, cause_id, purpose, of_it) for purpose, of_it in lines.items()])
+    # A wallet that was there, and one that was not.
+    assert await wallet_of(session, known) == (642, 0, 0)
+    assert await wallet_of(session, new) == (7, 0, 0)
+    posted = select(Transfer.purpose, Transfer.id).where(Transfer.cause_id == cause_id).order_by(Transfer.purpose)
+    transfers = {row.purpose: row.id for row in await session.execute(posted)}
+    assert list(transfers) == ["a", "b", "d"]
+    amounts = select(Posting.amount_minor).where(Posting.transfer_id == transfers["b"]).order_by(Posting.amount_minor)
+    assert (await session.scalars(amounts)).all() == [-7, 7]
+
+
+async def test_nothing_at_once_posts_nothing(session: AsyncSession) -> None:
+    await post_all(session, [])
+    assert (await session.scalars(select(Transfer))).all() == []
 
 
 async def test_lines_of_one_account_are_netted_and_nothing_is_not_posted(session: AsyncSession) -> None:

@@ -12,7 +12,7 @@ from typing import assert_never
 from uuid import UUID
 
 from cryptography.fernet import InvalidToken
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
@@ -110,10 +110,10 @@ async def close_batch(
     )
     session.add(batch)
     await session.flush()
-    for payout, _ in taken:
-        payout.batch_id = batch_id
-    steps = [Step(payout, PayoutStatus.SENT) for payout, _ in taken]
-    await life.advance_all(session, steps, staff_key_id=staff_key_id)
+    payouts = [payout for payout, _ in taken]
+    await life.advance_all(session, [Step(payout, PayoutStatus.SENT) for payout in payouts], staff_key_id=staff_key_id)
+    members = update(Payout).where(Payout.id.in_([payout.id for payout in payouts])).values(batch_id=batch_id)
+    await session.execute(members.execution_options(synchronize_session=False))
     return _read(batch)
 
 

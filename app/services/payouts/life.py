@@ -20,6 +20,9 @@ from app.services import ledger
 from app.services.ledger import Entry, Line, credit, debit
 from app.services.notifications import Topic, publish, publish_all
 
+# Writing these takes the process some hundredths of a second, in which it serves nobody else.
+_AT_ONCE = 250
+
 
 class PayoutStateError(ConflictError):
     """The payout is in a state from which this step is not possible."""
@@ -107,10 +110,17 @@ async def advance(
 
 
 async def advance_all(session: AsyncSession, steps: Sequence[Step], *, staff_key_id: UUID | None = None) -> None:
-    """Bring payouts, all locked by the caller, to their next states in as few statements as one of them.
+    """Bring payouts, all locked by the caller, to their next states in few statements.
 
     Raises PayoutStateError for the first that cannot come there.
     """
+    # In the order of wallets over all parts, as each part locks its own.
+    ordered = sorted(steps, key=lambda step: (step.payout.customer_id, step.payout.currency))
+    for start in range(0, len(ordered), _AT_ONCE):
+        await _advance_some(session, ordered[start : start + _AT_ONCE], staff_key_id)
+
+
+async def _advance_some(session: AsyncSession, steps: Sequence[Step], staff_key_id: UUID | None) -> None:
     entries: list[Entry] = []
     paid: dict[tuple[UUID, str], int] = defaultdict(int)
     for step in steps:
