@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -12,10 +12,11 @@ from sqlalchemy import func, select, text, update
 from app.config import Settings
 from app.db import transaction
 from app.models import Account, Merchant, Order, OrderStatus, Posting, Wallet
+from app.services.exchange_rates import add_exchange_rate
 from app.services.orders import hold
 from app.workers.orders import release_payable
 from tests.factories import customer_headers, make_click, make_customer, make_merchant, make_order
-from tests.settlements.desk import Desk, fill
+from tests.settlements.desk import Desk, balances, fill
 from tests.webhooks.world import make_world
 
 
@@ -113,6 +114,35 @@ async def test_an_order_without_commission_waits_for_no_payment(desk: Desk) -> N
     await desk.order("A-1", commission=0)
     assert await waits(desk) == {"A-1": None}
     assert await release_payable() == 1
+
+
+async def test_an_order_in_another_currency_is_paid_in_that(desk: Desk) -> None:
+    async with transaction() as session:
+        day = datetime.now(UTC).date() - timedelta(days=2)
+        await add_exchange_rate(session, base="USD", quote="PKR", rate="278.45", effective_on=day, created_by_id=None)
+        await session.execute(update(Merchant).values(hold_days=0))
+    sold_at = datetime.now(UTC) - timedelta(hours=1)
+    await desk.world.post("created", amount=10_000, commission=1_000, currency="USD", at=sold_at)
+    await desk.world.post("approved", at=sold_at)
+    await desk.world.drain()
+    # Rupees are not what it was reported in.
+    assert [line["status"] for line in await desk.settle(("A-1", 278_450))] == ["unknown"]
+    assert await release_payable() == 0
+    (line,) = await desk.settle(("A-1", 900), currency="USD")
+    assert (line["expected"], line["due"]) == (
+        {"amount_minor": 1_000, "currency": "USD"},
+        {"amount_minor": 100, "currency": "USD"},
+    )
+    await desk.resolve(line, "written_off")
+    assert await balances("USD") == {"cash": 900, "bad_debt": 100, "currency_exchange": -1_000}
+    assert await release_payable() == 1
+    assert await desk.world.wallet() == (0, 139_225)
+    # It is returned in full, and the network takes its dollars back: neither currency keeps a trace.
+    await desk.world.post("returned")
+    await desk.world.drain()
+    await desk.settle(("A-1", -900), currency="USD")
+    assert await balances("USD") == {}
+    assert await balances() == {"cash": 278_450, "network_receivable": -278_450}
 
 
 async def test_a_merchant_set_otherwise_is_advanced_for_at_the_next_look(desk: Desk) -> None:
