@@ -15,7 +15,7 @@ from app.config import Settings
 from app.db import transaction
 from app.ids import new_id
 from app.models import Account, CauseType, Customer, LedgerCheck, OrderStatus
-from app.services.ledger import credit, debit, post
+from app.services.ledger import credit, debit, post, verify_slices
 from app.services.ledger.verify import INVARIANTS, Invariant, Violation, driver_connection, violations
 from app.services.ledger.verify_slices import CHECKS, Check, DaysCheck, InvariantCheck, continue_pass, verify
 from app.workers import ledger as worker
@@ -304,13 +304,13 @@ def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.name)
 async def test_a_slice_reads_ranges_of_indexes_and_no_whole_table(session: AsyncSession, invariant: Invariant) -> None:
-    # Where an index can be used at all, it is.
-    await session.execute(text("SET LOCAL enable_seqscan = off"))
+    await session.execute(verify_slices._PLANS)
     connection = await driver_connection(session)
-    key = {"uuid": new_id(), "text": "order", "integer": 7}
-    values = ", ".join(f"'{key[kind]}'::{kind}" for kind in invariant.keys.types)
-    statement = invariant.within(lambda columns: f"(({columns}) > ({values}) AND ({columns}) <= ({values}))")
-    (explained,) = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}")
+    await connection.execute(f"PREPARE slice AS {verify_slices.slice_statement(invariant)}")
+    keys = {"uuid": str(new_id()), "text": "order", "integer": "7"}
+    bounds = ", ".join(f"'{keys[kind]}'" for kind in invariant.keys.types * 2)
+    (explained,) = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE slice ({bounds})")
+    await connection.execute("DEALLOCATE slice")
     found = list(scans(explained["Plan"]))
     assert found
     for scan in found:
