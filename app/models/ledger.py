@@ -33,6 +33,16 @@ class Account(StrEnum):
     # Between two currencies: what was bought of one against what was given of the other.
     CURRENCY_EXCHANGE = "currency_exchange"
 
+    @property
+    def per_customer(self) -> bool:
+        """Whether it is kept per customer; all others are the house's."""
+        return self in _PER_CUSTOMER
+
+
+_PER_CUSTOMER = frozenset(
+    {Account.CUSTOMER_PENDING, Account.CUSTOMER_AVAILABLE, Account.CUSTOMER_IN_PAYOUT, Account.CUSTOMER_DEBT}
+)
+
 
 class CauseType(StrEnum):
     """What made a transfer."""
