@@ -46,6 +46,7 @@ def tell(data_dir: Path, say: Callable[[str], None]) -> None:
             story.earn()
             story.withdraw()
             story.settle()
+            story.claim()
             story.sync()
         except httpx.HTTPError as error:
             raise DemoError(f"no answer from {state['api_url']}: {error}. Is `make run` still running?") from None
@@ -179,6 +180,37 @@ class _Story:
             raise DemoError(f"the books do not balance: {rupees}")
         self._done(f"the books balance: {format_minor(rupees['debit_minor'], 'PKR')} PKR on both sides")
 
+    def claim(self) -> None:
+        """Let the click be lost on the way, and the customer ask where the cashback is."""
+        self._title("A cashback is missing")
+        lost = f"{self.order_id}-LOST"
+        self._report("order.created", order_id=lost, click_id="", amount="1800.00", commission="144.00", currency="PKR")
+        body = {
+            "merchant_id": self.demo["merchant_id"],
+            "order_reference": lost,
+            "ordered_at": datetime.now(UTC).isoformat(),
+            "amount": {"amount_minor": 180_000, "currency": "PKR"},
+        }
+        claim = self._call("POST", "/v1/me/claims", 201, headers=self.customer, json=body)
+        self._done(f"the sale of order {lost} came without a click; its customer claims it, due {claim['due_at'][:10]}")
+        path, seen = f"/v1/admin/claims/{claim['id']}", {}
+
+        def fits() -> bool:
+            seen.update(self._call("GET", path, headers=self.staff))
+            return bool(seen["orphans"])
+
+        self._wait_for("an orphan that fits", fits)
+        best = seen["orphans"][0]
+        self._done(f"staff see the orphan that fits best, {best['score']} of 100, and why:")
+        for reason in best["reasons"]:
+            self.say(f"      {reason['points']:>3}  {reason['detail']}")
+        before = self._balance()
+        self._call("POST", f"{path}/approve", headers=self.staff, json={"event_id": best["orphan"]["id"]})
+        self._wait_for(
+            "the claim's cashback", lambda: self._balance()["pending_minor"] == before["pending_minor"] + 9_000
+        )
+        self._done(f"staff approve, and it is an order like any other: {self._wallet_line()}")
+
     def sync(self) -> None:
         """Sync a feed, change it, and sync it again."""
         merchant = self._call("GET", f"/v1/merchants/{_FEED_MERCHANT}")
@@ -230,16 +262,9 @@ class _Story:
             raise DemoError(f"the sync {run['status']}: {run['error']} ({counts})")
         self._done(f"{milliseconds / 1000:.1f} s later: {counts}")
 
-    def _report(self, kind: str, **amounts: str) -> None:
-        body = json.dumps(
-            {
-                "type": kind,
-                "order_id": self.order_id,
-                "click_id": self.click_id,
-                "occurred_at": datetime.now(UTC).isoformat(),
-                **amounts,
-            }
-        )
+    def _report(self, kind: str, **members: str) -> None:
+        known = {"order_id": self.order_id, "click_id": self.click_id, "occurred_at": datetime.now(UTC).isoformat()}
+        body = json.dumps({"type": kind, **known, **members})
         message_id, now = f"msg_{new_id().hex}", datetime.now(UTC)
         receipt = self._call(
             "POST",

@@ -52,6 +52,8 @@ def test_the_whole_story_comes_out(service: Service, credentials: DemoCredential
     assert "1 line matched" in story
     assert "50.00 PKR of cashback: 0.00 PKR pending, 25.00 PKR available" in story
     assert "the books balance" in story
+    assert "staff see the orphan that fits best" in story
+    assert "an order like any other: 90.00 PKR pending" in story
     assert "2,000 fetched, 2,000 created, 0 updated, 0 unchanged, 3 removed, 0 rejected" in story
     assert "1,975 fetched, 0 created, 40 updated, 1,935 unchanged, 25 removed, 0 rejected" in story
     assert "a search for 'lawn suit 7' finds" in story

@@ -18,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Environment, Settings
 from app.models import (
+    Campaign,
+    CampaignStatus,
     Category,
     Customer,
     Merchant,
@@ -31,6 +33,7 @@ from app.models import (
     StaffKey,
     StaffRole,
 )
+from app.services.exchange_rates import add_exchange_rate
 from app.services.passwords import Passwords
 from app.services.secrets import seal
 from app.services.sources import add_source, get_preset
@@ -39,6 +42,8 @@ CUSTOMER_EMAIL = "demo@example.com"
 DIRECT_MERCHANT = "lahore-books"
 _CATEGORIES = {"books": "Books", "fashion": "Fashion", "home": "Home"}
 _VALID_FROM = datetime(2026, 1, 1, tzinfo=UTC)
+# Made up, for orders that a Pakistani shop's network reports in these.
+_EXCHANGE_RATES = {"USD": "278.45", "EUR": "322.10"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,26 @@ async def _create(session: AsyncSession, settings: Settings, credentials: dict[s
         )
         for demo in _MERCHANTS
     ]
+    session.add(
+        Campaign(
+            name="Welcome week",
+            status=CampaignStatus.ACTIVE,
+            merchant_id=merchants[1].id,
+            kind=RateKind.PERCENT_OF_SALE,
+            basis_points=200,
+            currency=merchants[1].currency,
+            cap_minor=50_000,
+            minimum_sale_minor=500_000,
+            budget_minor=10_000_000,
+            spent_minor=0,
+            valid_from=_VALID_FROM,
+        )
+    )
+    for base, rate in _EXCHANGE_RATES.items():
+        await add_exchange_rate(
+            session, base=base, quote="PKR", rate=rate, effective_on=datetime.now(UTC).date(), created_by_id=None
+        )
+    await session.flush()
     return merchants[0].id
 
 
