@@ -146,6 +146,22 @@ async def test_no_list_fails_over_a_cursor(
     client: httpx.AsyncClient, session: AsyncSession, settings: Settings, headers: dict[str, str]
 ) -> None:
     merchant = await make_merchant(session)
+    statement = {
+        "merchant_id": merchant.id,
+        "reference": "2026-11",
+        "currency": "PKR",
+        "paid_on": "2026-11-20",
+        "total_minor": 1,
+        "lines": [{"order_reference": "A-1", "amount_minor": 1}],
+    }
+    settlement = (await client.post("/v1/admin/settlements", json=statement, headers=headers)).json()
+    ids = {
+        "merchant_id": merchant.id,
+        "settlement_id": settlement["id"],
+        "source_id": merchant.source_id,
+        "account": "cash",
+        "customer_id": (await make_customer(session)).id,
+    }
     largest, beyond, name, some_id = 2**63 - 1, 2**31, "newest", str(new_id())
     first, last = "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z"
     keys: list[tuple[object, ...]] = [(value,) for value in (largest, -largest, beyond, name, some_id, first, last)]
@@ -155,8 +171,7 @@ async def test_no_list_fails_over_a_cursor(
     paths = lists_of(create_app(settings))
     assert len(paths) >= 5
     for path in paths:
-        url = path.replace("{merchant_id}", str(merchant.id))
-        assert "{" not in url
+        url = path.format_map(ids)
         taken = 0
         for cursor in cursors:
             answer = await client.get(url, params={"cursor": cursor}, headers=headers)
