@@ -24,8 +24,10 @@ _STATEMENTS = (
     SELECT id, 'bench-' || n || '@example.com', 'bench-' || n, 'active' FROM bench_customers
     """,
     """
-    INSERT INTO sources (source_key, name, kind, status, subid_parameter)
-    VALUES ('bench', 'Bench', 'direct', 'active', 'clickref')
+    WITH source AS (
+        INSERT INTO sources (source_key, name, status, version_id, subid_parameter)
+        VALUES ('bench', 'Bench', 'active', uuidv7(), 'clickref') RETURNING id, version_id)
+    INSERT INTO source_versions (id, source_id, number, definition) SELECT version_id, id, 1, '{}' FROM source
     """,
     """
     INSERT INTO merchants (slug, name, status, currency, tracking_url, hold_days, source_id)
