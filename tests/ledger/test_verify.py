@@ -1,9 +1,7 @@
 """Proving the ledger by slices: the same as a whole, a little at a time, and never alarmed by money that moves."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import httpx
 import pytest
@@ -15,8 +13,8 @@ from app.config import Settings
 from app.db import transaction
 from app.ids import new_id
 from app.models import Account, CauseType, Customer, LedgerCheck, OrderStatus
-from app.services.ledger import credit, debit, post, verify_slices
-from app.services.ledger.verify import INVARIANTS, Invariant, Violation, driver_connection, violations
+from app.services.ledger import credit, debit, post
+from app.services.ledger.verify import INVARIANTS, Invariant, Violation, violations
 from app.services.ledger.verify_slices import CHECKS, Check, DaysCheck, InvariantCheck, continue_pass, verify
 from app.workers import ledger as worker
 from tests.factories import make_click, make_customer, make_merchant, make_order
@@ -292,27 +290,3 @@ async def test_the_command_takes_noted_hashes(committed_db: Settings) -> None:
     assert "2026-11-01: it is not sealed" in done.stderr
     done = await asyncio.to_thread(run_command, committed_db, "verify", "--known", "yesterday")
     assert done.returncode == 2
-
-
-def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All that read a table, of a plan and what is below it."""
-    if "Relation Name" in plan or "Index Name" in plan:
-        yield plan
-    for below in plan.get("Plans", ()):
-        yield from scans(below)
-
-
-@pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.name)
-async def test_a_slice_reads_ranges_of_indexes_and_no_whole_table(session: AsyncSession, invariant: Invariant) -> None:
-    await session.execute(verify_slices._PLANS)
-    connection = await driver_connection(session)
-    await connection.execute(f"PREPARE slice AS {verify_slices.slice_statement(invariant)}")
-    keys = {"uuid": str(new_id()), "text": "order", "integer": "7"}
-    bounds = ", ".join(f"'{keys[kind]}'" for kind in invariant.keys.types * 2)
-    (explained,) = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE slice ({bounds})")
-    await connection.execute("DEALLOCATE slice")
-    found = list(scans(explained["Plan"]))
-    assert found
-    for scan in found:
-        condition = {"Index Cond", "Recheck Cond"} & scan.keys()
-        assert condition, f"reads all of {scan.get('Relation Name')}: {scan['Node Type']}"
