@@ -31,7 +31,7 @@ from app.ids import new_id
 from app.models import Account, CauseType, Wallet
 from app.services.ledger import credit, debit, post
 from benchmarks.harness import Stack, running_stack, write_result
-from benchmarks.ledger_data import load_ledger
+from benchmarks.ledger_data import load_ledger, superuser_url
 from benchmarks.offers import postgres_processes
 from tests.factories import make_customer
 
@@ -216,11 +216,14 @@ async def bare_scan_seconds(connection: asyncpg.Connection) -> float:
 
 async def measure_proof(stack: Stack, *, scale: int) -> dict[str, Any]:
     """Load a ledger, seal its days, prove it; each step's time and memory."""
-    superuser = stack.settings.database_url.replace("//cashback:", "//postgres:", 1)
     started = time.perf_counter()
-    postings = await load_ledger(superuser, postings=scale)
+    await db.open_database(stack.settings, application_name="bench", pool_size=1, max_overflow=0)
+    try:
+        postings = await load_ledger(stack.settings, postings=scale)
+    finally:
+        await db.close_database()
     loaded = time.perf_counter() - started
-    connection = await asyncpg.connect(superuser)
+    connection = await asyncpg.connect(superuser_url(stack.settings))
     try:
         spilled = "SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()"
         scans = [await bare_scan_seconds(connection) for _ in range(2)]

@@ -6,6 +6,10 @@ the first ones of other orders, and a customer's postings are spread over the wh
 
 import asyncpg
 
+from app.config import Settings
+from app.db import transaction
+from tests.factories import make_merchant
+
 MERCHANTS = 300
 DAYS = 90
 HOLD_DAYS = 30
@@ -24,27 +28,16 @@ _STATEMENTS = (
     SELECT id, 'bench-' || n || '@example.com', 'bench-' || n, 'active' FROM bench_customers
     """,
     """
-    WITH source AS (
-        INSERT INTO sources (source_key, name, status, version_id, subid_parameter)
-        VALUES ('bench', 'Bench', 'active', uuidv7(), 'clickref') RETURNING id, version_id)
-    INSERT INTO source_versions (id, source_id, number, definition) SELECT version_id, id, 1, '{}' FROM source
-    """,
-    """
-    INSERT INTO merchants (slug, name, status, currency, tracking_url, hold_days, source_id)
-    SELECT 'bench-' || n, 'Bench ' || n, 'active', 'PKR', 'https://bench.example/', 30, (SELECT max(id) FROM sources)
-    FROM generate_series(1, $merchants) n
-    """,
-    """
     INSERT INTO clicks (id, customer_id, merchant_id, target_url, rate_kind, rate_basis_points, currency, expires_at,
                         origin)
-    SELECT click_id, id, (SELECT min(id) FROM merchants), 'https://bench.example/', 'percent_of_sale', 500, 'PKR',
+    SELECT click_id, id, $merchant, 'https://bench.example/', 'percent_of_sale', 500, 'PKR',
            now(), 'customer'
     FROM bench_customers
     """,
     """
     CREATE TEMP TABLE bench_orders AS
     SELECT o.n, at, uuidv7(at - now()) AS id, c.id AS customer_id, c.click_id,
-           (SELECT min(id) FROM merchants) + o.n % $merchants AS merchant_id,
+           $merchant + o.n % $merchants AS merchant_id,
            CASE WHEN o.n % 20 = 0 THEN 'declined' WHEN at > now() - make_interval(days => $hold) THEN 'approved'
                 WHEN o.n % 20 = 1 THEN 'reversed' ELSE 'payable' END AS status,
            1000 + o.n % 977 AS cashback, 2000 + o.n % 1009 AS commission
@@ -57,7 +50,7 @@ _STATEMENTS = (
     INSERT INTO orders (id, merchant_id, external_id, source_id, customer_id, click_id, status, currency, sale_minor,
                         commission_minor, cashback_minor, reported_currency, reported_sale_minor,
                         reported_commission_minor, explanation, ordered_at, created_at, revision)
-    SELECT id, merchant_id, 'B-' || n, (SELECT max(id) FROM sources), customer_id, click_id, status, 'PKR', 50000,
+    SELECT id, merchant_id, 'B-' || n, $source, customer_id, click_id, status, 'PKR', 50000,
            commission, cashback, 'PKR', 50000, commission, '{}', at, at, 3
     FROM bench_orders ORDER BY n
     """,
@@ -145,26 +138,33 @@ _STATEMENTS = (
 )
 
 
-async def load_ledger(superuser_url: str, *, postings: int) -> int:
-    """Fill an empty, migrated database with about so many postings over 90 days; returns how many there are.
+async def load_ledger(settings: Settings, *, postings: int) -> int:
+    """Fill a migrated database of the embedded PostgreSQL with about so many postings over 90 days; returns how many.
 
-    Needs a superuser: checking each transfer at commit, one by one, would take most of an hour.
+    As its superuser: checking each transfer at commit, one by one, would take most of an hour.
     """
+    async with transaction() as session:
+        first = await make_merchant(session)
+        for _ in range(MERCHANTS - 1):
+            await make_merchant(session, source_id=first.source_id)
     orders = max(100, round(postings / _POSTINGS_PER_ORDER))
-    sizes = {
-        "$customers": max(10, orders // _ORDERS_PER_CUSTOMER),
+    values = {
+        # The longer name first: one begins with the other.
         "$merchants": MERCHANTS,
+        "$merchant": first.id,
+        "$source": first.source_id,
+        "$customers": max(10, orders // _ORDERS_PER_CUSTOMER),
         "$orders": orders,
         "$days": DAYS,
         "$hold": HOLD_DAYS,
     }
-    connection = await asyncpg.connect(superuser_url)
+    connection = await asyncpg.connect(superuser_url(settings))
     try:
         await connection.execute("SET session_replication_role = replica; SET work_mem = '256MB'; SET jit = off")
         async with connection.transaction():
             for template in _STATEMENTS:
                 statement = template
-                for name, value in sizes.items():
+                for name, value in values.items():
                     statement = statement.replace(name, str(value))
                 await connection.execute(statement, timeout=3600)
         await connection.execute("VACUUM ANALYZE", timeout=3600)
@@ -172,3 +172,8 @@ async def load_ledger(superuser_url: str, *, postings: int) -> int:
     finally:
         await connection.close()
     return count
+
+
+def superuser_url(settings: Settings) -> str:
+    """Return the URL of the embedded PostgreSQL's superuser."""
+    return settings.database_url.replace("//cashback:", "//postgres:", 1)
