@@ -21,7 +21,7 @@ from app.services.sync import runs
 from app.services.sync.presets import resolve_mapping
 from tests.conftest import make_settings
 from tests.factories import make_merchant
-from tests.feed_server import FeedServer, Reply, document, offers
+from tests.feed_server import FeedServer, Reply, Request, document, offers
 from tests.service import Process, Service
 
 pytestmark = pytest.mark.fault
@@ -180,6 +180,47 @@ async def test_kill_9_while_offers_change_leaves_all_or_nothing(service: Service
         service.start("worker", "sync")
         await until(lambda: _has_status(stage, run_id, SyncStatus.SUCCEEDED), seconds=90)
         await assert_done_once(stage, run_id)
+
+
+async def test_kill_9_between_pages_goes_on_at_the_next_page(service: Service, postgres: EmbeddedPostgres) -> None:
+    """A slow feed of pages: what is stored is not fetched again, and nothing is doubled or lost."""
+    pages, size = 20, COUNT // 20
+    service.environment["SWEEP_INTERVAL_SECONDS"] = "1"
+    async with staged(postgres) as stage:
+        stage.server.serve_pages([offers(size, start=size * number + 1) for number in range(pages)])
+        eleventh = stage.server.routes["/feed?page=11"]
+        assert isinstance(eleventh, Reply)
+        answers = 0
+
+        async def never() -> AsyncIterator[bytes]:
+            yield b'{"items": ['
+            await asyncio.Event().wait()
+
+        def once_silent(_: Request) -> Reply:
+            nonlocal answers
+            answers += 1
+            return Reply(never()) if answers == 1 else eleventh
+
+        stage.server.routes["/feed?page=11"] = once_silent
+        run_id = await stage.queue()
+        first = service.start("worker", "sync")
+        await until(lambda: _has_staged_exactly(stage, 10 * size), seconds=60)
+        first.kill()
+        asked = len(stage.server.requests)
+        assert asked == 11
+        assert await stage.count(Offer) == 0
+
+        killed = time.monotonic()
+        service.start("worker", "sync")
+        await until(lambda: _has_status(stage, run_id, SyncStatus.SUCCEEDED), seconds=90)
+        assert time.monotonic() - killed < 90
+        await assert_done_once(stage, run_id)
+        assert [request.query["page"] for request in stage.server.requests[asked:]] == [str(n) for n in range(11, 21)]
+        assert (await stage.run(run_id)).tries == 2
+
+
+async def _has_staged_exactly(stage: Stage, rows: int) -> bool:
+    return await stage.count(OfferStaging) == rows
 
 
 async def _has_staged(stage: Stage) -> bool:

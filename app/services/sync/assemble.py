@@ -70,12 +70,12 @@ def _grouped(rows: Iterable[Row], builder: OfferBuilder, tally: Tally) -> Iterat
         if not key:
             tally.reject(number, "what the row is a variant of (group_by) is empty")
             continue
-        if group is not None and group.key != key:
+        if group is not None and group.key == key:
+            group.add(number, row)
+            continue
+        if group is not None:
             yield from group.finish()
-            group = None
-        if group is None:
-            group = _Group(key, number, row, builder, tally)
-        group.add(number, row)
+        group = _Group(key, number, row, builder, tally)
     if group is not None:
         yield from group.finish()
 
@@ -88,16 +88,22 @@ class _Group:
         self._number = number
         self._builder = builder
         self._tally = tally
-        self._values = row._replace(available=None)
+        self._values = row
         self._price: Price | None = None
+        self._is_available = False
         self._has_bad_row = False
+        self._take(number, row)
 
     def add(self, number: int, row: Values) -> None:
-        """Take a row in; one with a bad price is rejected by itself, one without a price is a further image."""
+        """Take a further row in."""
         self._values = Values._make(old or new for old, new in zip(self._values, row, strict=True))
+        self._take(number, row)
+
+    def _take(self, number: int, row: Values) -> None:
+        """Take what a row costs; one with a bad price is rejected by itself, one without a price is a further image."""
         try:
             if row.available and read_flag(row.available):
-                self._values = self._values._replace(available=True)
+                self._is_available = True
             self._price = _range(self._price, self._builder.price(row))
         except RowError as error:
             self._tally.reject(number, str(error))
@@ -107,8 +113,9 @@ class _Group:
         """Yield the offer, unless none can be made."""
         if self._price is None and self._has_bad_row:
             return  # the row that should have had the price is counted already
+        values = self._values._replace(available=True) if self._is_available else self._values
         try:
-            staged = self._builder.build(self._number, self._values, self._price)
+            staged = self._builder.build(self._number, values, self._price)
         except RowError as error:
             self._tally.reject(self._number, str(error))
         else:

@@ -34,7 +34,7 @@ _PRICE = re.compile(
     rf"(?P<no_decimals>[.,/][-\u2013\u2014]{{1,2}})?\s*(?P<after>[^0-9]*)"
 )
 # Most prices, which need none of the rules.
-_PLAIN = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,2})?")
+_PLAIN = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,2})?)(?: (?P<code>[A-Z]{3}))?")
 _CODE = re.compile(r"[A-Z]{3}")
 _GROUPS_OF_THREE = re.compile(r"[0-9]{1,3}(?P<sign>[^0-9])[0-9]{3}(?:(?P=sign)[0-9]{3})*")
 _INDIAN_GROUPS = re.compile(r"[0-9]{1,2}(?:,[0-9]{2})*,[0-9]{3}")
@@ -64,13 +64,14 @@ def parse_price(text: str, *, stated: str | None, default: str, decimal: Decimal
 
     `stated` is the currency that the row names elsewhere, `default` the feed's. Raises RowError.
     """
-    currency = stated or default
-    if _PLAIN.fullmatch(text) and decimal != ",":
-        try:
-            return currency, _parse_plain(text, currency)
-        except MoneyError as error:
-            raise RowError(f"price: {error}") from None
-    return _parse(text, stated, default, decimal)
+    plain = _PLAIN.fullmatch(text) if decimal != "," else None
+    if plain is None or (plain["code"] and stated not in {None, plain["code"]}):
+        return _parse(text, stated, default, decimal)
+    currency = plain["code"] or stated or default
+    try:
+        return currency, _parse_plain(plain["number"], currency)
+    except MoneyError as error:
+        raise RowError(f"price: {error}") from None
 
 
 def is_within(period: str, moment: datetime) -> bool:

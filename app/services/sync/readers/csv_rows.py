@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from app.schemas.feed_mappings import CsvMapping
 from app.services.sync.errors import RowError, UnreadableFeedError
-from app.services.sync.readers.pick import Get, Picker, Row, names_of, required_names
+from app.services.sync.readers.pick import Get, Picker, Row, names_of, refuse_blanks, required_names
 from app.services.sync.spool import DocumentReader
 
 # Longest record, in characters. An open quote would otherwise swallow the rest of the file.
@@ -117,6 +117,7 @@ class _Records:
         )
 
     def __iter__(self) -> Iterator[list[str] | RowError]:
+        blank_lines = 0
         while True:
             try:
                 record = self._next()
@@ -128,6 +129,9 @@ class _Records:
                 return
             if record:
                 yield record
+            else:
+                blank_lines += 1
+                refuse_blanks(blank_lines)
 
     @property
     def is_cut(self) -> bool:

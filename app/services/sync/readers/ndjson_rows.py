@@ -10,7 +10,7 @@ from typing import Any
 from app.schemas.feed_mappings import NdjsonMapping
 from app.services.sync.errors import RowError, UnreadableFeedError
 from app.services.sync.readers.json_rows import getter
-from app.services.sync.readers.pick import Picker, Row
+from app.services.sync.readers.pick import Picker, Row, refuse_blanks
 from app.services.sync.spool import DocumentReader
 
 MAX_LINE_BYTES = 1_048_576
@@ -35,6 +35,7 @@ class NdjsonReader:
         """Yield a row for each line that is not blank. Raises UnreadableFeedError."""
         lines = io.BufferedReader(document, _BUFFER_BYTES)
         first = True
+        blank_lines = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):
             if len(line) > MAX_LINE_BYTES:
                 raise UnreadableFeedError(f"A line is longer than {MAX_LINE_BYTES} bytes: is it one JSON document?")
@@ -43,6 +44,9 @@ class NdjsonReader:
                 first = False
             if line.strip(_SEPARATORS):
                 yield self._row(line)
+            else:
+                blank_lines += 1
+                refuse_blanks(blank_lines)
 
     def find(self, page: DocumentReader, path: str) -> str:  # noqa: ARG002 - a reader's signature
         """Return nothing: there are only rows here."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from app.schemas.feed_mappings import AnyMapping
-from app.services.sync.errors import RowError
+from app.services.sync.errors import RowError, UnreadableFeedError
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -38,6 +38,7 @@ class Values(NamedTuple):
 Row = Values | RowError
 Get = Callable[[Any], Any]
 
+_MOST_BLANK_LINES = 1_000_000
 _BLANK = list(Values())
 _TEMPLATE = Values._fields.index("template")
 # The currency too: money in another than is meant is worse than no offer.
@@ -74,6 +75,12 @@ class Picker:
         if self._template:
             values[_TEMPLATE] = tuple([get(row) for get in self._template])
         return Values._make(values)
+
+
+def refuse_blanks(count: int) -> None:
+    """Refuse a file of blank lines, which are no rows and would end at its size alone. Raises UnreadableFeedError."""
+    if count > _MOST_BLANK_LINES:
+        raise UnreadableFeedError(f"The file has more than {_MOST_BLANK_LINES} blank lines.")
 
 
 def names_of(mapping: AnyMapping) -> set[str]:
