@@ -25,7 +25,7 @@ class SyncJob(SyncReceipt):
     created: int = Field(examples=[120])
     updated: int = Field(description="Changed, or back after they were removed.", examples=[800])
     unchanged: int = Field(examples=[49_070])
-    removed: int = Field(description="No longer in the feed.", examples=[35])
+    removed: int = Field(description="No longer in the feed, or deleted by a delta.", examples=[35])
     rejected: int = Field(description="Rows that could not be used.", examples=[10])
     started_at: UtcTime | None
     finished_at: UtcTime | None
@@ -38,7 +38,7 @@ class RejectedRow(ResponseModel):
     """A row that could not be used."""
 
     row: int = Field(description="Its number in the feed, from 1, a header not counted.", examples=[7])
-    reason: str = Field(examples=["price: '12,50' is not a plain decimal amount"])
+    reason: str = Field(examples=["price '1.299' may be 1.299 or 1299 USD; set decimal in the mapping"])
 
 
 class SyncJobDetail(SyncJob):

@@ -2,7 +2,7 @@
 
 Nothing of a document is kept but the texts that the mapping wants of the element at hand. What makes XML dangerous is
 refused: a document type (with it entities, and their expansion), deep nesting, long tokens and items, and more
-different names than any feed has, of which expat keeps each (docs/decisions/0020).
+different names than any feed has, of which expat keeps each (docs/decisions/0014).
 """
 
 import io
