@@ -12,12 +12,15 @@ from app import db
 from app.config import Settings
 from app.db import transaction
 from app.ids import new_id
-from app.models import Account, CauseType, Customer, LedgerCheck, OrderStatus
+from app.models import Account, CauseType, Customer, LedgerCheck, OrderStatus, StaffRole
+from app.schemas.payout_batches import PayoutBatchClose
+from app.services import staff
 from app.services.ledger import credit, debit, post
 from app.services.ledger.verify import INVARIANTS, Invariant, Violation, violations
 from app.services.ledger.verify_slices import CHECKS, Check, DaysCheck, InvariantCheck, continue_pass, verify
+from app.services.payouts import batches
 from app.workers import ledger as worker
-from tests.factories import make_click, make_customer, make_merchant, make_order
+from tests.factories import make_click, make_customer, make_merchant, make_order, make_payout
 from tests.ledger.past import run_command, tamper
 
 MARKETS = ("PKR", "JPY", "KWD")
@@ -124,6 +127,24 @@ async def test_slices_find_what_the_whole_finds(doomed_db: Settings, name: str) 
         sliced = [violation for found in await slices(session, check) for violation in found]
     assert whole
     assert sorted(sliced, key=str) == sorted(whole, key=str)
+
+
+async def test_a_batch_that_lost_a_payout_is_found(doomed_db: Settings) -> None:
+    async with transaction() as session:
+        member, _ = await staff.create_key(session, name="test", role=StaffRole.FINANCE)
+        for _ in range(3):
+            await make_payout(session, doomed_db)
+        wanted = PayoutBatchClose(currency="PKR")
+        batch = await batches.close_batch(session, doomed_db, wanted=wanted, staff_key_id=member.id)
+    (check,) = (check for check in SMALL if check.name == "batches_equal_payouts")
+    async with transaction() as session:
+        assert await violations(session) == []
+    await tamper("UPDATE payouts SET batch_id = NULL WHERE id = (SELECT id FROM payouts LIMIT 1)")
+    detail = "closed with 3 payouts of 180000, has 2 of 120000"
+    async with transaction() as session:
+        assert await violations(session) == [Violation("batches_equal_payouts", str(batch.id), detail)]
+        found = [violation for sliced in await slices(session, check) for violation in sliced]
+    assert found == [Violation("batches_equal_payouts", str(batch.id), detail)]
 
 
 async def test_no_cause_is_posted_twice(doomed_db: Settings) -> None:

@@ -111,12 +111,12 @@ class PayoutServer:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v2"
 
     def settings(self, settings: Settings, **changes: Any) -> Settings:
-        """Settings of a service that uses this provider, and does not wait long for it."""
+        """Settings of a service that uses this provider, and waits for it as long as a busy machine may need."""
         return settings.model_copy(
             update={
                 "payout_http_url": self.url,
                 "payout_http_token": SecretStr(TOKEN),
-                "payout_http_timeout_seconds": 1.0,
+                "payout_http_timeout_seconds": 10.0,
                 "payout_callback_secrets": [SecretStr(SECRET)],
                 **changes,
             }

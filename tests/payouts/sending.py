@@ -23,6 +23,8 @@ class Sending:
     server: PayoutServer
     settings: Settings
     work: Callable[[], Coroutine[Any, Any, int]]
+    # The same without patience: for a provider that is about to keep silent.
+    work_briefly: Callable[[], Coroutine[Any, Any, int]]
 
     async def approve(self, **changes: Any) -> Payout:
         async with transaction() as session:
@@ -57,4 +59,5 @@ async def provided(settings: Settings) -> AsyncIterator[Sending]:
     """Start the provider."""
     async with PayoutServer() as server:
         own = server.settings(settings)
-        yield Sending(server, own, payout_sender(own))
+        brief = server.settings(settings, payout_http_timeout_seconds=1.0)
+        yield Sending(server, own, payout_sender(own), payout_sender(brief))

@@ -17,7 +17,8 @@ from app.db import transaction
 from app.ids import new_id
 from app.main import create_app
 from app.models import Payout, PayoutStatus
-from app.services.payouts.providers import payout_key
+from app.services.payouts import send
+from app.services.payouts.providers import Answer, Outcome, payout_key
 from app.workers.payouts import payout_sender
 from tests.conftest import in_process
 from tests.factories import make_payout
@@ -107,6 +108,22 @@ async def test_callbacks_that_race_with_each_other_and_the_worker_settle_once(
     await sending.work()
     assert (await sending.see(payout)).status is PayoutStatus.PAID
     assert await sending.wallet(payout) == (0, 0, 60_000)
+
+
+async def test_a_callback_between_an_answer_and_its_record_is_not_lost(
+    sending: Sending, client: httpx.AsyncClient, payout: Payout
+) -> None:
+    await sending.make_due()
+    async with transaction() as session:
+        claim = await send.claim_due(session, sending.settings)
+    assert claim is not None
+    sending.server.finish("paid")
+    await call_back(client, payout_key(payout.id), "paid")
+    # What was heard before the callback came is written down, and yet the provider is asked at once.
+    async with transaction() as session:
+        assert await send.record(session, claim, Answer(Outcome.PENDING, "prov-1")) is True
+    assert await sending.work() == 1
+    assert (await sending.see(payout)).status is PayoutStatus.PAID
 
 
 async def test_a_stolen_secret_moves_no_money(sending: Sending, client: httpx.AsyncClient, payout: Payout) -> None:

@@ -96,14 +96,15 @@ async def test_a_key_that_was_used_otherwise_speaks_of_an_earlier_request(
 
 @pytest.mark.parametrize("manner", DOUBTFUL)
 async def test_an_answer_that_is_not_whole_and_clear_says_nothing(
-    server: PayoutServer, provider: HttpProvider, manner: Manner
+    server: PayoutServer, provider: HttpProvider, settings: Settings, manner: Manner
 ) -> None:
     wanted = instruction()
     server.posts.append(Turn(manner))
     server.gets.append(manner)
-    for answer in (await provider.pay(wanted), await provider.ask(wanted.payout_id)):
-        assert answer.outcome is Outcome.UNKNOWN
-        assert answer.reason is not None
+    async with open_http_provider(server.settings(settings, payout_http_timeout_seconds=1.0)) as brief:
+        for answer in (await brief.pay(wanted), await brief.ask(wanted.payout_id)):
+            assert answer.outcome is Outcome.UNKNOWN
+            assert answer.reason is not None
     # Asked once more, all is clear.
     assert await provider.ask(wanted.payout_id) == Answer(Outcome.PENDING, "prov-1")
 

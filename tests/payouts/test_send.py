@@ -52,7 +52,7 @@ async def test_an_approved_payout_is_sent_once_and_paid_when_the_provider_says_s
     sent = await sending.see(payout)
     assert (sent.status, sent.provider_reference, sent.reason, sent.tries) == (PayoutStatus.SENT, "prov-1", None, 1)
     assert sent.next_attempt_at is not None
-    assert 3 < (sent.next_attempt_at - datetime.now(UTC)).total_seconds() < 7
+    assert 0 < (sent.next_attempt_at - datetime.now(UTC)).total_seconds() < 7
     [made] = sending.server.books.values()
     # The fee stays here.
     assert made.content["amount_minor"] == 59_500
@@ -76,7 +76,7 @@ async def test_an_answer_lost_after_accepting_is_one_payout_after_reconciliation
     """Row 24: the provider accepts and then times out (or breaks off, or answers nonsense)."""
     payout = await sending.approve()
     sending.server.posts.append(Turn(manner))
-    await sending.work()
+    await sending.work_briefly()
     unknown = await sending.see(payout)
     assert unknown.status is PayoutStatus.SENT
     assert unknown.reason is not None
@@ -98,7 +98,7 @@ async def test_a_request_lost_before_it_was_accepted_is_sent_again_under_its_key
 ) -> None:
     payout = await sending.approve()
     sending.server.posts.append(Turn(manner, accepts=False))
-    await sending.work()
+    await sending.work_briefly()
     assert (await sending.see(payout)).status is PayoutStatus.SENT
     assert sending.server.books == {}
 
@@ -120,7 +120,7 @@ async def test_a_question_without_an_answer_is_asked_again_and_never_a_second_or
     for manner in (Manner.HANG, Manner.ERROR, Manner.GARBAGE, Manner.UNAUTHORIZED, Manner.BUSY):
         sending.server.gets.append(manner)
         await sending.make_due()
-        await sending.work()
+        await sending.work_briefly()
         assert (await sending.see(payout)).status is PayoutStatus.SENT
     await sending.make_due()
     await sending.work()
@@ -228,7 +228,8 @@ async def test_waits_between_questions_grow_to_a_quarter_of_an_hour_and_never_en
     assert (await sending.see(payout)).tries == 12
     for number, wait in enumerate(waits):
         expected = min(5 * 2**number, 900)
-        assert 0.75 * expected < wait < 1.2 * expected
+        # Some of it may be over when we look.
+        assert 0.8 * expected - 4 < wait < 1.2 * expected
     assert len({round(wait, 3) for wait in waits[8:]}) > 1
 
 
@@ -342,8 +343,7 @@ async def test_an_attempt_that_outlives_its_lease_is_overtaken(sending: Sending)
     """The provider has it and the first worker still waits; a second one asks, and the first one's word comes late."""
     payout = await sending.approve()
     sending.server.gate = asyncio.Event()
-    patient = sending.settings.model_copy(update={"payout_http_timeout_seconds": 10.0})
-    first = asyncio.create_task(payout_sender(patient)())
+    first = asyncio.create_task(sending.work())
     async with asyncio.timeout(5):
         while not sending.server.books:
             await asyncio.sleep(0.01)
@@ -396,7 +396,7 @@ async def test_an_attempt_that_nobody_records_is_taken_up_when_its_lease_is_over
     assert (abandoned.status, abandoned.tries) == (PayoutStatus.SENT, 1)
     assert abandoned.next_attempt_at is not None
     # Twice the timeout and five seconds: until then it is the lost worker's.
-    assert 5 < (abandoned.next_attempt_at - datetime.now(UTC)).total_seconds() <= 7
+    assert 20 < (abandoned.next_attempt_at - datetime.now(UTC)).total_seconds() <= 25
     assert await sending.work() == 0
 
     await sending.make_due()
@@ -435,7 +435,7 @@ async def test_money_of_many_payouts_adds_up(sending: Sending) -> None:
         sending.server.posts.append(refusal if number % 5 == 0 else turn)
     for _ in range(12):
         await sending.make_due()
-        await sending.work()
+        await sending.work_briefly()
     found = [await sending.see(payout) for payout in payouts]
     assert {payout.status for payout in found} == {PayoutStatus.PAID, PayoutStatus.FAILED}
     paid = {payout_key(payout.id) for payout in found if payout.status is PayoutStatus.PAID}

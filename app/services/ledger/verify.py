@@ -36,6 +36,8 @@ CAUSES = Keys("transfers", ("cause_type", "cause_id"), ("text", "uuid"))
 CUSTOMERS = Keys("wallets", ("customer_id",))
 ORDERS = Keys("orders")
 PAYOUTS = Keys("payouts")
+# Each of these has payouts by the thousand.
+BATCHES = Keys("payout_batches", rows=1)
 # Settlements and their lines both cause transfers; there are more of the lines.
 SETTLEMENTS = Keys("settlement_lines")
 # Each of these has orders without number.
@@ -199,6 +201,21 @@ INVARIANTS = (
                       coalesce(p.amount, 0))
         FROM position e FULL JOIN posted p ON p.id = e.id AND p.account = e.account
         WHERE coalesce(e.amount, 0) <> coalesce(p.amount, 0)
+        """,
+    ),
+    Invariant(
+        "batches_equal_payouts",
+        "Each batch for the bank has the payouts, and the control sum, that its files were made with.",
+        BATCHES,
+        """
+        SELECT b.id::text,
+               format('closed with %s payouts of %s, has %s of %s', b.payout_count, b.total_minor,
+                      coalesce(p.payouts, 0), coalesce(p.total, 0))
+        FROM payout_batches b
+        LEFT JOIN (SELECT batch_id, count(*) AS payouts, sum(amount_minor - fee_minor) AS total
+                   FROM payouts WHERE within(batch_id) GROUP BY batch_id) p ON p.batch_id = b.id
+        WHERE within(b.id) AND (b.payout_count, b.total_minor)
+              IS DISTINCT FROM (coalesce(p.payouts, 0), coalesce(p.total, 0))
         """,
     ),
     Invariant(

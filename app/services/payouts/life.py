@@ -114,35 +114,34 @@ async def advance_all(session: AsyncSession, steps: Sequence[Step], *, staff_key
 
     Raises PayoutStateError for the first that cannot come there.
     """
-    # In the order of wallets over all parts, as each part locks its own.
-    ordered = sorted(steps, key=lambda step: (step.payout.customer_id, step.payout.currency))
-    for start in range(0, len(ordered), _AT_ONCE):
-        await _advance_some(session, ordered[start : start + _AT_ONCE], staff_key_id)
-
-
-async def _advance_some(session: AsyncSession, steps: Sequence[Step], staff_key_id: UUID | None) -> None:
     entries: list[Entry] = []
     paid: dict[tuple[UUID, str], int] = defaultdict(int)
-    for step in steps:
-        payout, was = step.payout, step.payout.status
-        if not may_become(was, step.status):
-            raise PayoutStateError(payout, step.status)
-        before = position(payout)
-        payout.status, payout.reason = step.status, step.reason
-        session.add(
-            PayoutChange(payout_id=payout.id, status=step.status, reason=step.reason, staff_key_id=staff_key_id)
-        )
-        lines = [*(line.reversed() for line in before), *position(payout)]
-        entries.append(Entry(CauseType.PAYOUT, payout.id, step.status.value, lines))
-        if step.status is PayoutStatus.APPROVED and payout.provider is PayoutProvider.HTTP:
-            payout.next_attempt_at = datetime.now(UTC)
-            ring_after_commit(session, "send_payouts")
-        if PayoutStatus.PAID in (was, step.status):
-            change_minor = payout.amount_minor if step.status is PayoutStatus.PAID else -payout.amount_minor
-            paid[payout.customer_id, payout.currency] += change_minor
-    await session.flush()
-    await ledger.post_all(session, entries, paid=paid)
+    for start in range(0, len(steps), _AT_ONCE):
+        for step in steps[start : start + _AT_ONCE]:
+            was = step.payout.status
+            entries.append(_take(session, step, staff_key_id))
+            if PayoutStatus.PAID in (was, step.status):
+                sign = 1 if step.status is PayoutStatus.PAID else -1
+                paid[step.payout.customer_id, step.payout.currency] += sign * step.payout.amount_minor
+        await session.flush()
     await publish_all(session, Topic.PAYOUT, [(step.status.value, _told(step.payout)) for step in steps])
+    # Last, since it locks wallets, for which customers wait.
+    await ledger.post_all(session, entries, paid=paid)
+
+
+def _take(session: AsyncSession, step: Step, staff_key_id: UUID | None) -> Entry:
+    """Take one step, to be flushed, and return what it posts. Raises PayoutStateError."""
+    payout = step.payout
+    if not may_become(payout.status, step.status):
+        raise PayoutStateError(payout, step.status)
+    before = position(payout)
+    payout.status, payout.reason = step.status, step.reason
+    session.add(PayoutChange(payout_id=payout.id, status=step.status, reason=step.reason, staff_key_id=staff_key_id))
+    if step.status is PayoutStatus.APPROVED and payout.provider is PayoutProvider.HTTP:
+        payout.next_attempt_at = datetime.now(UTC)
+        ring_after_commit(session, "send_payouts")
+    lines = [*(line.reversed() for line in before), *position(payout)]
+    return Entry(CauseType.PAYOUT, payout.id, step.status.value, lines)
 
 
 def _told(payout: Payout) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Claim:
     payout: Payout
     method: PayoutMethod
     attempt: int
+    until: datetime
     # Nobody was told of it before, so there is nobody to ask.
     is_first: bool
     may_pay: bool
@@ -75,7 +76,8 @@ async def claim_due(session: AsyncSession, settings: Settings) -> Claim | None:
     payout, method, now = row
     is_first = payout.status is PayoutStatus.APPROVED
     # An exchange is one question and one order at most.
-    payout.next_attempt_at = now + timedelta(seconds=2 * settings.payout_http_timeout_seconds) + _LEASE_MARGIN
+    until = now + timedelta(seconds=2 * settings.payout_http_timeout_seconds) + _LEASE_MARGIN
+    payout.next_attempt_at = until
     payout.tries += 1
     if is_first:
         await life.advance(session, payout, PayoutStatus.SENT)
@@ -83,7 +85,7 @@ async def claim_due(session: AsyncSession, settings: Settings) -> Claim | None:
     else:
         await session.flush()
         may_pay = payout.status is PayoutStatus.SENT and await _first_sent_at(session, payout.id) > now - RESEND_FOR
-    return Claim(payout, method, payout.tries, is_first, may_pay)
+    return Claim(payout, method, payout.tries, until, is_first, may_pay)
 
 
 async def exchange(settings: Settings, provider: Provider, claim: Claim) -> Answer:
@@ -115,29 +117,43 @@ async def record(session: AsyncSession, claim: Claim, answer: Answer) -> bool:
     if payout.tries != claim.attempt:
         return False
     payout.provider_reference = answer.reference or payout.provider_reference
-    payout.next_attempt_at = None
+    # Otherwise a callback has come meanwhile, which may tell of more than this answer, or staff have settled it.
+    if payout.next_attempt_at == claim.until:
+        payout.next_attempt_at = _next_question(payout, answer, now)
     match answer.outcome:
         case Outcome.PAID | Outcome.FAILED:
-            await _settle(session, payout, answer, now)
+            await _settle(session, payout, answer)
         case Outcome.PENDING | Outcome.UNKNOWN | Outcome.UNSEEN:
-            # Of a settled payout that was only asked about again, silence alone leaves a question.
             if payout.status is PayoutStatus.SENT:
                 payout.reason = answer.reason
-            if payout.status is PayoutStatus.SENT or answer.outcome is Outcome.UNKNOWN:
-                payout.next_attempt_at = now + _wait(payout.tries)
         case _:
             assert_never(answer.outcome)
     await session.flush()
     return True
 
 
-async def _settle(session: AsyncSession, payout: Payout, answer: Answer, now: datetime) -> None:
+def _next_question(payout: Payout, answer: Answer, now: datetime) -> datetime | None:
+    """Return when to ask again, or None when nothing is open."""
+    match answer.outcome:
+        case Outcome.PAID:
+            # That it stays due keeps a contradiction in sight: see `payouts_contradicted`.
+            return now + _LONGEST_WAIT if payout.status is PayoutStatus.FAILED else None
+        case Outcome.FAILED:
+            return None
+        case Outcome.UNKNOWN:
+            return now + _wait(payout.tries)
+        case Outcome.PENDING | Outcome.UNSEEN:
+            return now + _wait(payout.tries) if payout.status is PayoutStatus.SENT else None
+        case _:
+            assert_never(answer.outcome)
+
+
+async def _settle(session: AsyncSession, payout: Payout, answer: Answer) -> None:
     wanted = PayoutStatus.PAID if answer.outcome is Outcome.PAID else PayoutStatus.FAILED
     if life.may_become(payout.status, wanted):
         await life.advance(session, payout, wanted, reason=answer.reason)
     elif payout.status is not wanted:
-        # The customer has the money twice. That it stays due keeps it in sight: see `payouts_contradicted`.
-        payout.next_attempt_at = now + _LONGEST_WAIT
+        # The customer has the money twice.
         logger.error("provider says paid of a payout that failed", extra={"payout_id": str(payout.id)})
 
 
