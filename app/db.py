@@ -118,6 +118,18 @@ async def transaction() -> AsyncIterator[AsyncSession]:
             _bell(list(rings))
 
 
+@asynccontextmanager
+async def undone(session: AsyncSession) -> AsyncIterator[None]:
+    """A part of a transaction of which nothing stays: rolled back when the block ends, and none of it announced."""
+    rings = dict(session.info.get(_RINGS, {}))
+    savepoint = await session.begin_nested()
+    try:
+        yield
+    finally:
+        await savepoint.rollback()
+        session.info[_RINGS] = rings
+
+
 async def get_db() -> AsyncIterator[AsyncSession]:
     """Provide a request's session. The commit happens before the answer is sent (see `SessionDep`)."""
     async with transaction() as session:

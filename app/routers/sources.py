@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from app.dependencies import Admin, PageDep, PublicUrlDep, SessionDep, SettingsDep, Viewer
+from app.dependencies import Admin, Operator, PageDep, PublicUrlDep, SessionDep, SettingsDep, Viewer
 from app.openapi import problems
 from app.schemas.admin_catalogue import SourceId
+from app.schemas.dry_run import DryRunRequest, DryRunResult
 from app.schemas.source_definitions import SourceDefinition
 from app.schemas.sources import (
     SecretWrite,
@@ -20,6 +21,7 @@ from app.schemas.sources import (
     SourceWithSecret,
 )
 from app.services import sources
+from app.services.webhooks import dry_run
 
 
 async def _forbid_storing(response: Response) -> None:
@@ -98,6 +100,22 @@ async def define_source(
 async def list_source_versions(session: SessionDep, _: Admin, source_id: SourceId, page: PageDep) -> SourceVersionPage:
     """List a source's versions, newest first."""
     return await sources.list_versions(session, source_id=source_id, limit=page.limit, cursor=page.cursor)
+
+
+@router.post("/{source_id}/dry-run", summary="Try a request", responses=problems(404))
+async def try_source(
+    session: SessionDep,
+    settings: SettingsDep,
+    public_url: PublicUrlDep,
+    _: Operator,
+    source_id: SourceId,
+    body: DryRunRequest,
+) -> DryRunResult:
+    """Show what would become of a request: mapped events, attribution, order, postings, and every problem.
+
+    Nothing is kept. With a `definition`, it is tried before the source gets it.
+    """
+    return await dry_run.dry_run(session, settings, public_url=public_url, source_id=source_id, wanted=body)
 
 
 @router.post("/{source_id}/rotate-secret", summary="Set a new secret", responses=problems(404, 409))

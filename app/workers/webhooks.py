@@ -5,9 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from app import metrics
 from app.config import Settings
 from app.db import is_unavailable, transaction
 from app.logs import bound_request_id
+from app.models import WebhookStatus
 from app.services.webhooks.process import note_failure, process_event, waiting_events
 
 logger = logging.getLogger(__name__)
@@ -67,8 +69,11 @@ async def _process_one(settings: Settings, event_id: UUID) -> bool:
             return False
         logger.exception("webhook event failed", extra={"event_id": str(event_id)})
         async with transaction() as session:
-            await note_failure(session, settings, event_id, error)
+            status = await note_failure(session, settings, event_id, error)
+        if status is WebhookStatus.DEAD:
+            metrics.WEBHOOKS_PROCESSED.labels(status.value).inc()
         return True
     if status is not None:
+        metrics.WEBHOOKS_PROCESSED.labels(status.value).inc()
         logger.info("webhook event processed", extra={"event_id": str(event_id), "status": status.value})
     return status is not None

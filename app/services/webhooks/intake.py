@@ -119,7 +119,7 @@ async def receive(
     return await _keep(
         session,
         source,
-        dedupe_key=_pushed_key(version, delivery, kept),
+        dedupe_key=message_id(version, delivery, kept),
         delivery=kept,
         origin=EventOrigin.PUSH,
         request_id=request_id,
@@ -151,10 +151,11 @@ def item_key(reader: Reader, item: Any, content: bytes, request: Any = None) -> 
     return reader.event_id(item, request) or f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _pushed_key(version: CompiledDefinition, delivery: Delivery, kept: Delivery) -> str:
+def message_id(version: CompiledDefinition, delivery: Delivery, kept: Delivery) -> str:
+    """Return what tells repeats of a delivery apart; `kept` is what is kept of it."""
     definition = version.definition
     if definition.authentication.kind == "standard_webhooks":
-        return delivery.headers["webhook-id"]
+        return delivery.headers.get("webhook-id", "")
     item = None
     if definition.reading.mapping.event_id is not None and version.events is None:
         try:

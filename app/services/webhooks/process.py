@@ -9,7 +9,6 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import metrics
 from app.config import Settings
 from app.ids import new_id
 from app.models import OrderReport, Source, WebhookEvent, WebhookStatus
@@ -63,7 +62,6 @@ async def process_event(session: AsyncSession, settings: Settings, event_id: UUI
     await session.flush()
     if event.matched_click_id is not None:
         await follow_event(session, event)
-    metrics.WEBHOOKS_PROCESSED.labels(event.status.value).inc()
     return event.status
 
 
@@ -75,7 +73,6 @@ async def note_failure(session: AsyncSession, settings: Settings, event_id: UUID
     if event.tries >= settings.webhook_max_tries:
         event.status = WebhookStatus.DEAD
         event.processed_at = datetime.now(UTC)
-        metrics.WEBHOOKS_PROCESSED.labels(event.status.value).inc()
     else:
         event.next_attempt_at = datetime.now(UTC) + timedelta(seconds=_FIRST_RETRY_SECONDS * 2**event.tries)
     await session.flush()
