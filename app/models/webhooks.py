@@ -1,5 +1,6 @@
 """The inbox: raw events that sources posted, and staff's replays of many of them."""
 
+from base64 import b64encode
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -111,6 +112,11 @@ class WebhookEvent(Base):
     discarded_reason: Mapped[str | None]
     order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
 
+    @property
+    def body_base64(self) -> str:
+        """The body for a document that cannot hold bytes."""
+        return b64encode(self.body).decode()
+
 
 class ReplayStatus(StrEnum):
     """Where a replay stands."""
@@ -135,13 +141,12 @@ class WebhookReplay(Base):
     status: Mapped[ReplayStatus] = mapped_column(TextEnum(ReplayStatus), default=ReplayStatus.QUEUED)
     # Which events, as the inbox is filtered; its shape is `schemas/webhooks.py`.
     filter: Mapped[dict[str, Any]]
-    # How many it is about, none of them later than the last one, and how many are done.
+    # How many it is about, all of them from before it, and how many are done.
     total: Mapped[int]
     replayed: Mapped[int] = mapped_column(default=0, server_default="0")
     # {"processed": 90, "rejected": 3, ...}
     outcomes: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    # It goes through the events by id, from the one after `position` up to `last_id`.
-    last_id: Mapped[UUID | None]
+    # It goes through the events by id, and is at this one.
     position: Mapped[UUID | None]
     requested_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("staff_keys.id"))
     # Until then one worker has it; a later one takes it over.

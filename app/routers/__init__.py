@@ -66,6 +66,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     sources.router,
     feeds.router,
     admin_webhooks.router,
+    admin_webhooks.replays_router,
     admin_alerts.router,
     admin_notifications.router,
     sync.router,

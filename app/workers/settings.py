@@ -14,7 +14,7 @@ from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
 from app.workers.sync import clear_abandoned_staging, merchant_sync, queue_due_syncs, sweep_syncs
 from app.workers.tasks import job
-from app.workers.webhooks import webhook_drain
+from app.workers.webhooks import webhook_drain, webhook_replay
 
 WORKER_NAMES = ("default", "sync")
 
@@ -27,12 +27,14 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
         case "default":
             drain_webhooks = webhook_drain(settings)
             deliver_notifications = notification_delivery(settings)
+            replay_webhooks = webhook_replay(settings)
             send_payouts = payout_sender(settings)
             return WorkerKind(
                 name="default",
                 queue=DEFAULT_QUEUE,
                 functions=(
                     job(drain_webhooks, timeout_seconds=300),
+                    job(replay_webhooks, timeout_seconds=300),
                     job(release_payable, timeout_seconds=300),
                     job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
@@ -41,6 +43,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                 ),
                 schedule=(
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
+                    Scheduled("sweep_replays", settings.sweep_interval_seconds, replay_webhooks),
                     Scheduled("send_payouts", settings.sweep_interval_seconds, send_payouts),
                     Scheduled("release_payable", 60, release_payable),
                     Scheduled("expire_orders", _HOUR, order_expiry(settings)),

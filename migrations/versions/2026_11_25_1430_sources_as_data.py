@@ -95,7 +95,6 @@ def upgrade() -> None:
         sa.Column("total", sa.Integer(), nullable=False),
         sa.Column("replayed", sa.Integer(), server_default="0", nullable=False),
         sa.Column("outcomes", postgresql.JSONB(none_as_null=True), server_default="{}", nullable=False),
-        sa.Column("last_id", sa.Uuid(), nullable=True),
         sa.Column("position", sa.Uuid(), nullable=True),
         sa.Column("requested_by_id", sa.Uuid(), nullable=True),
         sa.Column("claimed_until", sa.DateTime(timezone=True), nullable=True),
