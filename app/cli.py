@@ -7,14 +7,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
+from app.cli_database import load_settings, with_database
+from app.cli_sources import source_app, webhooks_app
 from app.config import Settings
 from app.logs import configure_logging
 from app.models import FeedFormat, StaffRole
@@ -33,33 +33,10 @@ feed_app = typer.Typer(help="Merchants' feeds.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(feed_app, name="feed")
 app.add_typer(staff_app, name="staff")
+app.add_typer(source_app, name="source")
+app.add_typer(webhooks_app, name="webhooks")
 
 ROOT = Path(__file__).resolve().parent.parent
-Result = TypeVar("Result")
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper() or "settings"
-            typer.echo(f"{name}: {problem['msg'].removeprefix('Value error, ')}", err=True)
-        raise typer.Exit(2) from None
-
-
-def _with_database(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-    """Run a coroutine with this process's database open."""
-    from app import db  # noqa: PLC0415 - only commands that touch the database
-
-    async def run() -> Result:
-        await db.open_database(_settings(), application_name="cashback-cli", pool_size=1, max_overflow=0)
-        try:
-            return await work()
-        finally:
-            await db.close_database()
-
-    return asyncio.run(run())
 
 
 @app.command()
@@ -75,7 +52,7 @@ def serve() -> None:
     """Serve the API. HOST, PORT and WEB_CONCURRENCY choose where and with how many processes."""
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
-    settings = _settings()
+    settings = load_settings()
     configure_logging(settings.log_level, process="api")
     # uvicorn stops gracefully on SIGTERM and then raises it once more, which would end a clean stop as a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -102,7 +79,7 @@ def worker(kind: Annotated[str, typer.Argument(help="Which queue: default or syn
 
     if kind not in WORKER_NAMES:
         raise typer.BadParameter(f"choose one of {', '.join(WORKER_NAMES)}", param_hint="kind")
-    settings = _settings()
+    settings = load_settings()
     configure_logging(settings.log_level, process=f"worker:{kind}")
     try:
         uvloop.run(run_worker(settings, worker_kind(kind, settings)))
@@ -123,7 +100,7 @@ def migrate(
     """Bring the database to the newest schema. A lock that is held makes it give up within seconds."""
     from alembic import command  # noqa: PLC0415 - only migrations need it
 
-    command.upgrade(alembic_config(_settings().database_url), "head")
+    command.upgrade(alembic_config(load_settings().database_url), "head")
     typer.echo("database is at the newest schema")
     if grant_to:
         _grant(grant_to)
@@ -138,7 +115,7 @@ def _grant(role: str) -> None:
             await grants.grant_to(session, role)
 
     try:
-        _with_database(grant)
+        with_database(grant)
     except grants.GrantError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -216,7 +193,7 @@ def reseal() -> None:
     from app.services.reseal import SEALED, reseal_batch  # noqa: PLC0415 - see above
 
     async def run() -> int:
-        settings, unreadable = _settings(), 0
+        settings, unreadable = load_settings(), 0
         await db.open_database(settings, application_name="cashback-cli", pool_size=1, max_overflow=0)
         try:
             for column in SEALED:
@@ -275,7 +252,7 @@ def ledger_verify(
                 )
         return sound
 
-    if not _with_database(check):
+    if not with_database(check):
         raise typer.Exit(1)
 
 
@@ -302,7 +279,7 @@ def ledger_seal() -> None:
                 return due
             typer.echo(f"{day.day}:{day.hash.hex()}  {day.postings} postings")
 
-    if due := _with_database(seal):
+    if due := with_database(seal):
         typer.echo(
             f"{due} days cannot be sealed yet: a transaction that began then still runs, or another seals", err=True
         )
@@ -348,7 +325,7 @@ def create_staff_key(
             _, key = await staff.create_key(session, name=name, role=role)
             return key
 
-    typer.echo(_with_database(create))
+    typer.echo(with_database(create))
 
 
 if __name__ == "__main__":
