@@ -85,12 +85,13 @@ def template(empty_database: str) -> str:
 @pytest.fixture(scope="session")
 async def shared_database(template: str) -> AsyncIterator[str]:
     """This process's database for tests that roll back."""
-    async with _copied(template) as name:
+    async with copied(template) as name:
         yield name
 
 
 @asynccontextmanager
-async def _copied(template: str) -> AsyncIterator[str]:
+async def copied(template: str) -> AsyncIterator[str]:
+    """A database of its own, as the template is."""
     name = f"{template}_{new_id().hex[-12:]}"
     await administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
@@ -163,7 +164,7 @@ async def client(session: AsyncSession, settings: Settings) -> AsyncIterator[htt
 @pytest.fixture
 async def committed_db(template: str, worker_number: int) -> AsyncIterator[Settings]:
     """Settings of a fresh database of this test alone, opened as a process would; every commit is real."""
-    async with _copied(template) as name:
+    async with copied(template) as name:
         own = make_settings(database_url=database_url(name), redis_url=redis_url(worker_number % 16))
         try:
             await db.open_database(own, application_name="tests", pool_size=10, max_overflow=20)

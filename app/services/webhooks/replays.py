@@ -7,7 +7,7 @@ first come, first served, such as a campaign's budget, is served as it was at fi
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, literal, or_, select, update
@@ -101,7 +101,7 @@ async def cancel(session: AsyncSession, replay_id: UUID) -> ReplayRead:
     """Stop a replay after the batch it is at. Raises ReplayNotFoundError."""
     replay = await _find(session, replay_id, lock=True)
     if replay.status in _UNFINISHED:
-        replay.status = ReplayStatus.CANCELLED
+        replay.status, replay.finished_at = ReplayStatus.CANCELLED, datetime.now(UTC)
         await session.flush()
     return ReplayRead.model_validate(replay)
 
