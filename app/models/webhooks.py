@@ -72,6 +72,8 @@ class WebhookEvent(Base):
     )
     # The request that brought it among others.
     delivery_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhook_events.id"))
+    # The event that came before with the same id and said something else; nothing is credited twice by mistake.
+    contradicts_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhook_events.id"))
     method: Mapped[str] = mapped_column(default="POST", server_default="POST")
     # Query and body as they arrived, but for a token in them.
     query: Mapped[bytes] = mapped_column(default=b"", server_default="")

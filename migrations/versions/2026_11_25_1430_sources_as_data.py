@@ -169,6 +169,7 @@ def _definition(kind: str, parameter: str) -> dict[str, Any]:
 def _upgrade_events() -> None:
     op.add_column("webhook_events", sa.Column("origin", sa.Text(), server_default="push", nullable=False))
     op.add_column("webhook_events", sa.Column("delivery_id", sa.Uuid(), nullable=True))
+    op.add_column("webhook_events", sa.Column("contradicts_id", sa.Uuid(), nullable=True))
     op.add_column("webhook_events", sa.Column("method", sa.Text(), server_default="POST", nullable=False))
     op.add_column("webhook_events", sa.Column("query", sa.LargeBinary(), server_default="", nullable=False))
     op.add_column("webhook_events", sa.Column("version_id", sa.Uuid(), nullable=True))
@@ -182,6 +183,7 @@ def _upgrade_events() -> None:
     )
     for column, table in (
         ("delivery_id", "webhook_events"),
+        ("contradicts_id", "webhook_events"),
         ("version_id", "source_versions"),
         ("released_by_id", "staff_keys"),
     ):
@@ -241,6 +243,7 @@ def downgrade() -> None:
         "version_id",
         "query",
         "method",
+        "contradicts_id",
         "delivery_id",
         "origin",
     ):

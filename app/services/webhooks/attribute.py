@@ -65,6 +65,8 @@ async def attribute(
 
     `is_fenced`: what the source says is not proven. Raises NotAttributedError and NoExchangeRateError.
     """
+    if event.contradicts_id is not None and event.released_at is None:
+        raise _quarantine(f"event {event.contradicts_id} came before with the same id and says something else")
     try:
         found = await _attribute(session, settings, event, source, report, is_fenced=is_fenced)
     except NotAttributedError as error:

@@ -59,7 +59,7 @@ async def split_delivery(session: AsyncSession, version: CompiledDefinition, eve
             rows,
         )
         made = set(inserted)
-        await _refuse_reused(session, event, [row for row in rows if row["id"] not in made])
+        await _keep_contradictions(session, event, [row for row in rows if row["id"] not in made])
     await session.execute(
         update(WebhookEvent)
         .where(
@@ -97,37 +97,35 @@ def _rows(version: CompiledDefinition, event: WebhookEvent) -> list[dict[str, An
             # As if each had come by itself.
             "received_at": event.received_at,
             "status": WebhookStatus.RECEIVED,
-            "reason": None,
         }
         rows.append(row)
     return rows
 
 
-async def _refuse_reused(session: AsyncSession, event: WebhookEvent, rows: list[dict[str, Any]]) -> None:
-    """Keep, with the reason, what has the id of another event and says something else."""
+async def _keep_contradictions(session: AsyncSession, event: WebhookEvent, rows: list[dict[str, Any]]) -> None:
+    """Keep what has the id of another event and says something else; it will be quarantined."""
     if not rows:
         return
     known = await session.execute(
-        select(WebhookEvent.dedupe_key, WebhookEvent.body_sha256).where(
+        select(WebhookEvent.id, WebhookEvent.dedupe_key, WebhookEvent.body_sha256).where(
             WebhookEvent.source_id == event.source_id,
             WebhookEvent.dedupe_key.in_([row["dedupe_key"] for row in rows]),
         )
     )
-    digests: dict[str, bytes] = {row.dedupe_key: row.body_sha256 for row in known}
-    refused = [
+    by_key = {row.dedupe_key: row for row in known}
+    contradictions = [
         {
             **row,
             "dedupe_key": f"{row['dedupe_key']}~{row['body_sha256'].hex()}",
-            "status": WebhookStatus.REJECTED,
-            "reason": f"the event id {row['dedupe_key']!r} was taken in before with other content",
+            "contradicts_id": by_key[row["dedupe_key"]].id,
         }
         for row in rows
-        if digests[row["dedupe_key"]] != row["body_sha256"]
+        if by_key[row["dedupe_key"]].body_sha256 != row["body_sha256"]
     ]
-    if refused:
+    if contradictions:
         await session.execute(
             insert(WebhookEvent).on_conflict_do_nothing(
                 index_elements=[WebhookEvent.source_id, WebhookEvent.dedupe_key]
             ),
-            refused,
+            contradictions,
         )
