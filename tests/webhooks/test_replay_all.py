@@ -69,6 +69,13 @@ async def empty(template: str, committed_db: Settings) -> AsyncIterator[Settings
     """Settings of a second database, with a schema and nothing in it."""
     async with copied(template) as name:
         yield make_settings(database_url=database_url(name), redis_url=committed_db.redis_url)
+        await reopen(committed_db)
+
+
+async def reopen(settings: Settings) -> None:
+    """Turn this process to another database."""
+    await db.close_database()
+    await db.open_database(settings, application_name="tests", pool_size=5, max_overflow=5)
 
 
 async def copy_given(source: Settings, target: Settings) -> None:
@@ -252,8 +259,7 @@ async def test_raw_events_make_the_same_orders_and_balances_in_an_empty_database
     for query in (ORDERS, WALLETS, BALANCES):
         assert await fetch(empty, query) == []
     said = await replay_all(empty)
-    await db.close_database()
-    await db.open_database(empty, application_name="tests", pool_size=5, max_overflow=5)
+    await reopen(empty)
     await release_payable()
 
     orders = await fetch(committed_db, ORDERS)
