@@ -53,24 +53,32 @@ def _merchant() -> BindParameter[Any]:
     return bindparam("merchant", type_=Offer.merchant_id.type)
 
 
-def delete_duplicates() -> ClauseElement:
-    """Delete all but the last staged row of each id; see `_deleted` for the answer."""
-    last = (
-        select(OfferStaging.external_id, func.max(OfferStaging.row_number).label("row_number"))
+def _repeated() -> Subquery:
+    """Ids that several rows have. Most feeds have none, so that whatever is costly is asked of these alone."""
+    return (
+        select(OfferStaging.external_id, func.max(OfferStaging.row_number).label("last_row_number"))
         .where(OfferStaging.run_id == _run())
         .group_by(OfferStaging.external_id)
         .having(func.count() > 1)
-        .subquery("last")
+        .subquery("repeated")
     )
-    return _deleted(OfferStaging.external_id == last.c.external_id, OfferStaging.row_number < last.c.row_number)
+
+
+def delete_duplicates() -> ClauseElement:
+    """Delete all but the last staged row of each id; see `_deleted` for the answer."""
+    repeated = _repeated()
+    return _deleted(
+        OfferStaging.external_id == repeated.c.external_id, OfferStaging.row_number < repeated.c.last_row_number
+    )
 
 
 def delete_other_currencies() -> ClauseElement:
     """Delete staged rows in another currency than the first row of their id; see `_deleted` for the answer."""
     currencies = func.array_agg(aggregate_order_by(OfferStaging.currency, OfferStaging.row_number), type_=ARRAY(Text()))
+    repeated = _repeated()
     mixed = (
         select(OfferStaging.external_id, currencies[1].label("currency"))
-        .where(OfferStaging.run_id == _run())
+        .where(OfferStaging.run_id == _run(), OfferStaging.external_id == repeated.c.external_id)
         .group_by(OfferStaging.external_id)
         .having(func.min(OfferStaging.currency) != func.max(OfferStaging.currency))
         .subquery("mixed")
@@ -101,6 +109,7 @@ def _deleted(*which: ColumnElement[bool]) -> ClauseElement:
 def merge_variants() -> ClauseElement:
     """Give the first row of each id the range of all, and delete the others."""
     in_order: ClauseElement = aggregate_order_by(literal_column("''::bytea"), OfferStaging.row_number)
+    repeated = _repeated()
     merged = (
         select(
             OfferStaging.external_id,
@@ -110,9 +119,8 @@ def merge_variants() -> ClauseElement:
             func.bool_or(OfferStaging.available).label("available"),
             func.sha256(func.string_agg(OfferStaging.content_hash, in_order)).label("content_hash"),
         )
-        .where(OfferStaging.run_id == _run())
+        .where(OfferStaging.run_id == _run(), OfferStaging.external_id == repeated.c.external_id)
         .group_by(OfferStaging.external_id)
-        .having(func.count() > 1)
         .cte("merged")
     )
     first = (
