@@ -108,6 +108,7 @@ class Settings(BaseSettings):
         le=100,
         description="From this score of 100 on, a claim and an orphan are matched for staff to confirm.",
     )
+    export_days: int = Field(7, ge=1, le=90, description="How long an export of a customer's data can be downloaded.")
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
     # Payouts

@@ -39,6 +39,7 @@ from app.models.payouts import (
     PayoutRule,
     PayoutStatus,
 )
+from app.models.privacy import DataExport, DataExportPart, ExportStatus
 from app.models.referrals import Referral, ReferralCheck, ReferralProgram, ReferralReason, ReferralStatus
 from app.models.settlements import Settlement, SettlementLine, SettlementLineStatus, SettlementResolution
 from app.models.sources import Source, SourceStatus, SourceVersion
@@ -67,12 +68,15 @@ __all__ = [
     "CronRun",
     "Customer",
     "CustomerStatus",
+    "DataExport",
+    "DataExportPart",
     "DeliveryStatus",
     "EndpointStatus",
     "EventOrigin",
     "EvidenceKind",
     "ExchangeRate",
     "ExpireAs",
+    "ExportStatus",
     "Feed",
     "FeedCredentialsKind",
     "FeedFormat",

@@ -57,6 +57,8 @@ class Click(Base):
     boosts: Mapped[list[dict[str, Any]] | None]
     # The currency of the fixed amount and of the cap: the merchant's.
     currency: Mapped[str]
+    # Keyed hash of the address it was made from: tells equal from different, until the account is closed.
+    address_hint: Mapped[bytes | None]
     created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -54,7 +54,12 @@ class Notification(Base):
     """Something that happened, written in the transaction in which it did."""
 
     __tablename__ = "notifications"
-    __table_args__ = (CheckConstraint("type ~ '^[a-z_]+(\\.[a-z_]+)+$'", name="type"), Index(None, "created_at"))
+    __table_args__ = (
+        CheckConstraint("type ~ '^[a-z_]+(\\.[a-z_]+)+$'", name="type"),
+        Index(None, "created_at"),
+        # What concerns one customer, for an export.
+        Index("ix_notifications_customer", text("(data ->> 'customer_id')")),
+    )
 
     # Also the `webhook-id` of each delivery, by which the receiver knows a repeat.
     id: Mapped[UUID] = primary_key_uuid()

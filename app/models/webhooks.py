@@ -113,6 +113,8 @@ class WebhookEvent(Base):
     # Why staff gave it up; set with the status `discarded`.
     discarded_reason: Mapped[str | None]
     order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
+    # When query, body and headers were erased: it can be replayed no more, and what was read of it stays.
+    erased_at: Mapped[datetime | None]
 
     @property
     def body_base64(self) -> str:

@@ -28,6 +28,7 @@ from app.routers import (
     orders,
     payout_callbacks,
     payouts,
+    privacy,
     referrals,
     report,
     sources,
@@ -39,6 +40,7 @@ from app.routers import (
 # In the order the /docs page shows them.
 ROUTERS: tuple[APIRouter, ...] = (
     customers.router,
+    privacy.router,
     auth.router,
     catalogue.router,
     clicks.router,

@@ -9,6 +9,7 @@ from app.dependencies import (
     CurrentCustomer,
     IdempotencyDep,
     LimitByCustomer,
+    OriginDep,
     PageDep,
     PublicUrlDep,
     SessionDep,
@@ -36,6 +37,7 @@ async def create_click(
     settings: SettingsDep,
     public_url: PublicUrlDep,
     customer: CurrentCustomer,
+    origin: OriginDep,
     idempotency: IdempotencyDep,
 ) -> Response:
     """Promise the rate in force now for a sale that follows this click; open `redirect_url` next."""
@@ -45,6 +47,7 @@ async def create_click(
             settings=settings,
             public_url=public_url,
             customer=customer,
+            origin=origin,
             merchant_id=body.merchant_id,
             offer_id=body.offer_id,
         ),

@@ -83,6 +83,7 @@ class WebhookEventRead(ResponseModel):
     request_id: str | None
     received_at: UtcTime
     processed_at: UtcTime | None
+    erased_at: UtcTime | None = Field(description="When the raw bytes were erased; it cannot be replayed since.")
     released_reason: str | None = Field(description="Why staff let it out of quarantine.")
 
 

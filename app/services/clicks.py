@@ -31,7 +31,9 @@ from app.schemas.clicks import BoostRead, ClickPage, ClickRead
 from app.schemas.common import Money
 from app.services.catalogue import MerchantNotFoundError
 from app.services.click_targets import target_url
+from app.services.origin import Origin
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.referrals import hints
 
 _Way: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -133,6 +135,7 @@ async def create_click(
     public_url: str,
     customer: Customer,
     merchant_id: int,
+    origin: Origin,
     offer_id: UUID | None = None,
 ) -> ClickRead:
     """Record a click with the rate in force now; `public_url` is the base of its `redirect_url`.
@@ -164,6 +167,7 @@ async def create_click(
         rate_tiers=way.tiers,
         boosts=way.boosts,
         currency=way.currency,
+        address_hint=hints.address_hint(settings, origin),
         created_at=now,
         expires_at=now + timedelta(days=settings.click_lifetime_days),
     )

@@ -21,6 +21,7 @@ from app.services.claims.file import forget_customer
 from app.services.origin import Origin
 from app.services.passwords import Passwords
 from app.services.payouts import closing
+from app.services.privacy.erase import erase
 from app.services.referrals import hints, invite
 from app.services.sign_in import end_families
 
@@ -135,6 +136,7 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             await session.flush()
             await end_families(session, RefreshToken.customer_id == customer.id)
             await forget_customer(session, customer.id)
+            await erase(session, customer_id=customer.id)
         case _:
             assert_never(customer.status)
 

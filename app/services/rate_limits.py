@@ -207,6 +207,7 @@ SIGN_IN_ADDRESS = Policy("sign-in-address", quota=120, window_seconds=60, fallba
 SIGN_IN_ACCOUNT = Policy("sign-in-account", quota=10, window_seconds=300, fallback=Fallback.LOCAL)
 REGISTER = Policy("register", quota=60, window_seconds=3600, fallback=Fallback.LOCAL)
 STEP_UP = Policy("step-up", quota=20, window_seconds=300, fallback=Fallback.LOCAL)
+EXPORT = Policy("export", quota=5, window_seconds=86_400, fallback=Fallback.LOCAL)
 PAYOUT = Policy("payout", quota=300, window_seconds=3600, fallback=Fallback.LOCAL)
 CLICK = Policy("click", quota=120, window_seconds=60)
 # Whoever files and withdraws all day is looking for other people's orders.

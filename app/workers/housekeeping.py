@@ -1,13 +1,14 @@
-"""Deleting what has served its time: remembered answers, refresh tokens that expired, old notifications."""
+"""Deleting what has served its time: remembered answers, refresh tokens and exports that expired, old notifications."""
 
 from collections.abc import Awaitable, Callable
 
 from app.db import transaction
 from app.services import idempotency, sign_in
 from app.services.notifications.deliver import forget_old
+from app.services.privacy import export
 
 BATCH = 10_000
-_FORGETFUL = (idempotency.forget_expired, sign_in.forget_expired, forget_old)
+_FORGETFUL = (idempotency.forget_expired, sign_in.forget_expired, forget_old, export.forget_expired)
 
 
 async def forget_expired() -> int:

@@ -9,6 +9,7 @@ from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import order_expiry, release_payable
 from app.workers.payouts import payout_sender
+from app.workers.privacy import export_builder
 from app.workers.referrals import settle_referrals
 from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
@@ -29,6 +30,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
             deliver_notifications = notification_delivery(settings)
             replay_webhooks = webhook_replay(settings)
             send_payouts = payout_sender(settings)
+            build_exports = export_builder(settings)
             return WorkerKind(
                 name="default",
                 queue=DEFAULT_QUEUE,
@@ -39,12 +41,14 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
                     job(send_payouts, timeout_seconds=300),
+                    job(build_exports, timeout_seconds=300),
                     job(claim_matching(settings), timeout_seconds=300),
                 ),
                 schedule=(
                     Scheduled("sweep_webhooks", settings.sweep_interval_seconds, drain_webhooks),
                     Scheduled("sweep_replays", settings.sweep_interval_seconds, replay_webhooks),
                     Scheduled("send_payouts", settings.sweep_interval_seconds, send_payouts),
+                    Scheduled("build_exports", settings.sweep_interval_seconds, build_exports),
                     Scheduled("release_payable", 60, release_payable),
                     Scheduled("expire_orders", _HOUR, order_expiry(settings)),
                     Scheduled("settle_referrals", settings.sweep_interval_seconds, settle_referrals),

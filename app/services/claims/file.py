@@ -132,7 +132,7 @@ async def forget_customer(session: AsyncSession, customer_id: UUID) -> None:
         .execution_options(populate_existing=True)
     )
     for claim in claims:
-        claim.note, claim.evidence = None, []
+        claim.note, claim.evidence, claim.resolution_note = None, [], None
         if claim.status in WAITING:
             claim.status, claim.resolved_at = ClaimStatus.WITHDRAWN, datetime.now(UTC)
     await session.flush()

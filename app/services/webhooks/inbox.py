@@ -40,6 +40,18 @@ class NotQuarantinedError(ConflictError):
         super().__init__(f"The webhook event {event.id} is {event.status.value}{waits}.")
 
 
+class WebhookEventErasedError(ConflictError):
+    """The raw bytes are gone: their time was over, or the customer's account was closed."""
+
+    code = "webhook_event_erased"
+    title = "Webhook event erased"
+
+    def __init__(self, event: WebhookEvent) -> None:
+        super().__init__(
+            f"The raw bytes of the webhook event {event.id} are erased; what was read of them still counts."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EventPage:
     """Events, newest first, without their bodies."""
@@ -101,9 +113,11 @@ async def replay(session: AsyncSession, event_id: UUID) -> WebhookEvent:
 
     The source's present version reads it. What was counted of it is replaced by what is read now, and stays where it
     can no longer be read. One that was matched keeps its click; one that was discarded is no longer. Raises
-    WebhookEventNotFoundError.
+    WebhookEventNotFoundError and WebhookEventErasedError.
     """
     event = await _lock_event(session, event_id)
+    if event.erased_at is not None:
+        raise WebhookEventErasedError(event)
     reset(event)
     await session.flush()
     ring_after_commit(session, "drain_webhooks")

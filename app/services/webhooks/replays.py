@@ -188,7 +188,7 @@ async def note_batch(
 def _wanted(wanted: EventFilter, replay_id: UUID, position: UUID | None) -> list[ColumnElement[bool]]:
     """Return the conditions of what a replay still has before it."""
     # Ids are in the order of arrival: what came after the replay was asked for is not replayed.
-    conditions = [*matching(wanted), WebhookEvent.id < replay_id]
+    conditions = [*matching(wanted), WebhookEvent.id < replay_id, WebhookEvent.erased_at.is_(None)]
     if position is not None:
         conditions.append(WebhookEvent.id > position)
     if wanted.status is None:
