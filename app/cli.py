@@ -17,7 +17,7 @@ from app.cli_database import load_settings, with_database
 from app.cli_sources import source_app, webhooks_app
 from app.config import Settings
 from app.logs import configure_logging
-from app.models import FeedFormat, StaffRole
+from app.models import FeedFormat, LedgerDay, StaffKey, StaffRole, StaffScope
 from app.schemas.feed_mappings import FeedPreset
 
 # A traceback with local variables would show secrets, and a worker's must be JSON like every other line.
@@ -108,10 +108,13 @@ def migrate(
 
 def _grant(role: str) -> None:
     from app import db  # noqa: PLC0415 - only commands that touch the database
-    from app.services import grants  # noqa: PLC0415 - see above
+    from app.services import audit, grants  # noqa: PLC0415 - see above
 
     async def grant() -> None:
-        async with db.transaction() as session:
+        async with (
+            db.transaction() as session,
+            audit.recorded_command(session, "migrate", audit.Target("roles", role)),
+        ):
             await grants.grant_to(session, role)
 
     try:
@@ -190,6 +193,7 @@ def new_key() -> None:
 def reseal() -> None:
     """Re-encrypt stored secrets with the first of ENCRYPTION_KEYS; exits with 1 when none of them opens some."""
     from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services import audit  # noqa: PLC0415 - see above
     from app.services.reseal import SEALED, reseal_batch  # noqa: PLC0415 - see above
 
     async def run() -> int:
@@ -199,8 +203,13 @@ def reseal() -> None:
             for column in SEALED:
                 name, done, last_id = f"{column.class_.__tablename__}.{column.key}", 0, None
                 while True:
-                    async with db.transaction() as session:
+                    async with (
+                        db.transaction() as session,
+                        audit.recorded_command(session, "reseal", audit.Target(name)),
+                    ):
                         batch = await reseal_batch(session, settings, column, after=last_id)
+                        if batch.last_id is None:
+                            audit.skip(session)
                     if batch.last_id is None:
                         break
                     last_id, done, unreadable = batch.last_id, done + batch.done, unreadable + len(batch.unreadable)
@@ -268,12 +277,18 @@ def _noted_hash(text: str) -> tuple[date, bytes]:
 def ledger_seal() -> None:
     """Seal the days that are over, as the workers' schedule does, and print their hashes to note them elsewhere."""
     from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services import audit  # noqa: PLC0415 - see above
     from app.services.ledger import chain  # noqa: PLC0415 - see above
 
     async def seal() -> int:
         while True:
-            async with db.transaction() as session:
+            async with (
+                db.transaction() as session,
+                audit.recorded_command(session, "ledger seal", audit.Target("ledger_days", model=LedgerDay)),
+            ):
                 day = await chain.seal_next(session)
+                if day is None:
+                    audit.skip(session)
                 due = 0 if day else await chain.count_due(session)
             if day is None:
                 return due
@@ -313,16 +328,24 @@ def try_feed(
 
 @staff_app.command("create-key")
 def create_staff_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(help="Whose key it is: an e-mail address, or the name of a script.")],
     role: Annotated[StaffRole, typer.Option(help="What it may do.")] = StaffRole.VIEWER,
+    scope: Annotated[list[StaffScope] | None, typer.Option(help="Only this of it; may be repeated.")] = None,
+    valid_days: Annotated[int | None, typer.Option(min=1, max=3_650, help="Default: until it is revoked.")] = None,
 ) -> None:
-    """Make a staff key and print it, once."""
+    """Make a staff key and print it, once. So the first one is made, and one more when all others are lost."""
     from app import db  # noqa: PLC0415 - only commands that touch the database
-    from app.services import staff  # noqa: PLC0415 - see above
+    from app.services import audit, staff  # noqa: PLC0415 - see above
+    from app.services.api_keys import expiry  # noqa: PLC0415 - see above
 
     async def create() -> str:
-        async with db.transaction() as session:
-            _, key = await staff.create_key(session, name=name, role=role)
+        async with (
+            db.transaction() as session,
+            audit.recorded_command(session, "staff create-key", audit.Target("staff_keys", model=StaffKey)),
+        ):
+            _, key = await staff.create_key(
+                session, name=name, role=role, scopes=scope or None, expires_at=expiry(valid_days)
+            )
             return key
 
     typer.echo(with_database(create))

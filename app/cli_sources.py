@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.cli_database import load_settings, with_database
 from app.errors import AppError
-from app.models import WebhookStatus
+from app.models import Source, WebhookReplay, WebhookStatus
 from app.schemas.dry_run import DryRunRequest
 from app.schemas.source_definitions import SourceDefinition
 from app.schemas.sources import SourceCreate
@@ -39,7 +39,7 @@ def load_source(
 ) -> None:
     """Add a source and print its address and, once, its secret."""
     from app import db  # noqa: PLC0415 - only commands that touch the database
-    from app.services import sources  # noqa: PLC0415 - see above
+    from app.services import audit, sources  # noqa: PLC0415 - see above
 
     is_file = Path(preset).suffix in {".toml", ".json"}
     given = {"definition": _definition(preset)} if is_file else {"preset": preset}
@@ -47,7 +47,10 @@ def load_source(
     settings = load_settings()
 
     async def load() -> None:
-        async with db.transaction() as session:
+        async with (
+            db.transaction() as session,
+            audit.recorded_command(session, "source load", audit.Target("sources", model=Source)),
+        ):
             made = await sources.create_source(
                 session, settings=settings, public_url=settings.public_url or "", wanted=wanted, member_id=None
             )
@@ -137,6 +140,7 @@ def replay_webhooks(
     makes the same orders and balances again.
     """
     from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services import audit  # noqa: PLC0415 - see above
     from app.services.webhooks import replays  # noqa: PLC0415 - see above
     from app.workers.webhooks import webhook_drain, webhook_replay  # noqa: PLC0415 - see above
 
@@ -145,7 +149,10 @@ def replay_webhooks(
     settings = load_settings()
 
     async def run() -> ReplayRead:
-        async with db.transaction() as session:
+        async with (
+            db.transaction() as session,
+            audit.recorded_command(session, "webhooks replay", audit.Target("webhook_replays", model=WebhookReplay)),
+        ):
             replay = await replays.start(session, wanted=EventFilter(status=status, source_id=source))
         typer.echo(f"{replay.total} events")
         while replay.finished_at is None:

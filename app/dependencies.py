@@ -1,6 +1,7 @@
 """What routes ask for by type: settings, session, queue, the current customer, a staff role, a page, idempotency."""
 
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
@@ -14,15 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import get_db
-from app.errors import UnauthorizedError
+from app.errors import ForbiddenError, UnauthorizedError
 from app.middleware import ANSWER_HEADERS
-from app.models import Customer, CustomerStatus, StaffKey, StaffRole
-from app.services import staff
+from app.models import Base, Customer, CustomerStatus, StaffKey, StaffRole, StaffScope
+from app.services import audit, staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
 from app.services.origin import Origin
 from app.services.passwords import Passwords
 from app.services.rate_limits import Charge, Policy, RateLimiter, address_caller
 from app.services.tokens import InvalidAccessTokenError, verify_access_token
+
+logger = logging.getLogger(__name__)
 
 
 class SignInRequiredError(UnauthorizedError):
@@ -126,23 +129,78 @@ async def get_current_customer(
     return customer
 
 
+async def get_staff_key(
+    session: SessionDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_staff_bearer)],
+    header: Annotated[str | None, Security(_staff_header)],
+) -> StaffKey:
+    """Return the staff key that came with the request, whatever it may do. Raises 401 without a valid one."""
+    key = header or (bearer.credentials if bearer else None)
+    if key is None:
+        raise staff.InvalidStaffKeyError
+    return await staff.authenticate(session, key)
+
+
+StaffKeyDep = Annotated[StaffKey, Depends(get_staff_key)]
+
+
 class StaffWithRole:
-    """A dependency that lets in staff keys of a role or above."""
+    """A dependency that lets in staff keys of a role or above and, where they are limited to scopes, of this scope.
 
-    def __init__(self, role: StaffRole) -> None:
-        self.role = role
+    Whatever a route does that is no GET leaves a row in the audit log, also without a word about it here. `on` is the
+    table that it changes and `by` the path parameter with the row's key; without `by` the route makes the row.
+    `records` lets a GET leave one, too.
+    """
 
-    async def __call__(
+    def __init__(
         self,
-        session: SessionDep,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_staff_bearer)],
-        header: Annotated[str | None, Security(_staff_header)],
-    ) -> StaffKey:
-        """Return the staff key. Raises 401 without a valid one, 403 when its role is too low."""
-        key = header or (bearer.credentials if bearer else None)
-        if key is None:
-            raise staff.InvalidStaffKeyError
-        return staff.require_role(await staff.authenticate(session, key), self.role)
+        role: StaffRole,
+        scope: StaffScope | None = None,
+        *,
+        on: type[Base] | None = None,
+        by: str | None = None,
+        records: bool = False,
+    ) -> None:
+        self.role = role
+        self.scope = scope
+        self.on = on
+        self.by = by
+        self.records = records
+
+    async def __call__(self, request: Request, session: SessionDep, key: StaffKeyDep) -> AsyncIterator[StaffKey]:
+        """Provide the staff key, and record what is done with it. Raises 403 when it may not do this."""
+        action = request.scope["route"].name
+        try:
+            staff.require(key, self.role, self.scope)
+        except ForbiddenError as error:
+            who = {"staff_key_id": str(key.id), "member": key.name}
+            logger.warning("staff refused", extra={**who, "action": action, "code": error.code})
+            raise
+        if request.method in {"GET", "HEAD"} and not self.records:
+            yield key
+            return
+        actor = audit.staff_actor(key, request.client.host if request.client else None)
+        async with audit.recorded(session, actor=actor, action=action, target=self._target(request)):
+            yield key
+
+    def _target(self, request: Request) -> audit.Target:
+        if self.on is not None:
+            value = None if self.by is None else str(request.path_params.get(self.by))
+            return audit.Target(str(self.on.__tablename__), value, self.on)
+        name, value = next(iter(request.path_params.items()), (None, None))
+        return audit.Target(name and name.removesuffix("_id"), None if value is None else str(value))
+
+
+def staff_with(
+    role: StaffRole,
+    scope: StaffScope,
+    *,
+    on: type[Base] | None = None,
+    by: str | None = None,
+    records: bool = False,
+) -> Any:  # noqa: ANN401 - Depends' own type
+    """Let in staff keys, as `Annotated[StaffKey, staff_with(...)]`; the record is written before the commit."""
+    return Depends(StaffWithRole(role, scope, on=on, by=by, records=records), scope="function")
 
 
 SignedInId = Annotated[UUID, Depends(get_signed_in_id)]
@@ -160,10 +218,11 @@ class LimitByCustomer:
 
 
 CurrentCustomer = Annotated[Customer, Depends(get_current_customer)]
-Viewer = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.VIEWER))]
-Operator = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.OPERATOR))]
-Finance = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.FINANCE))]
-Admin = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.ADMIN))]
+# Without a scope they let in no key that is limited to scopes; `staff_with` says more.
+Viewer = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.VIEWER), scope="function")]
+Operator = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.OPERATOR), scope="function")]
+Finance = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.FINANCE), scope="function")]
+Admin = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.ADMIN), scope="function")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +292,8 @@ class Idempotency:
             status=status,
             remember=self.remember,
         )
+        if answer.replayed:
+            audit.skip(self.session)
         headers = {"Idempotency-Replayed": "true"} if answer.replayed else None
         return Response(answer.body, answer.status, headers, media_type="application/json")
 
@@ -264,7 +325,7 @@ async def get_staff_idempotency(
     request: Request,
     session: SessionDep,
     settings: SettingsDep,
-    member: Viewer,
+    member: StaffKeyDep,
     key: IdempotencyKeyHeader = None,
 ) -> Idempotency:
     """Read `Idempotency-Key` of a staff request; the route's own dependency says which role it needs."""

@@ -1,6 +1,7 @@
 """SQLAlchemy models: tables, their constraints, and statements used in more than one place."""
 
 from app.models.alerts import Alert, AlertKind
+from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.campaigns import Campaign, CampaignStatus
 from app.models.catalogue import Category, ClawbackPolicy, ExpireAs, Merchant, MerchantStatus, Offer, Rate, RateKind
@@ -20,6 +21,7 @@ from app.models.ledger import (
     Transfer,
     Wallet,
 )
+from app.models.merchant_keys import MerchantKey, WebhookDuplicate
 from app.models.notifications import (
     DeliveryStatus,
     EndpointStatus,
@@ -40,10 +42,11 @@ from app.models.payouts import (
     PayoutStatus,
 )
 from app.models.privacy import DataExport, DataExportPart, ExportStatus
+from app.models.proposals import Proposal, ProposalKind, ProposalStatus
 from app.models.referrals import Referral, ReferralCheck, ReferralProgram, ReferralReason, ReferralStatus
 from app.models.settlements import Settlement, SettlementLine, SettlementLineStatus, SettlementResolution
 from app.models.sources import Source, SourceStatus, SourceVersion
-from app.models.staff import StaffKey, StaffRole
+from app.models.staff import StaffKey, StaffMember, StaffRole, StaffScope
 from app.models.sync import Feed, FeedCredentialsKind, FeedFormat, FeedHost, OfferStaging, SyncRun, SyncStatus
 from app.models.webhooks import EventOrigin, ReplayStatus, WebhookEvent, WebhookReplay, WebhookStatus
 
@@ -53,6 +56,7 @@ __all__ = [
     "Account",
     "Alert",
     "AlertKind",
+    "AuditEntry",
     "Base",
     "Campaign",
     "CampaignStatus",
@@ -86,6 +90,7 @@ __all__ = [
     "LedgerDay",
     "LedgerDayTotal",
     "Merchant",
+    "MerchantKey",
     "MerchantStatus",
     "MonthClose",
     "Notification",
@@ -107,6 +112,9 @@ __all__ = [
     "PayoutRule",
     "PayoutStatus",
     "Posting",
+    "Proposal",
+    "ProposalKind",
+    "ProposalStatus",
     "Rate",
     "RateKind",
     "Referral",
@@ -125,11 +133,14 @@ __all__ = [
     "SourceStatus",
     "SourceVersion",
     "StaffKey",
+    "StaffMember",
     "StaffRole",
+    "StaffScope",
     "SyncRun",
     "SyncStatus",
     "Transfer",
     "Wallet",
+    "WebhookDuplicate",
     "WebhookEvent",
     "WebhookReplay",
     "WebhookStatus",

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.routers import (
     admin_alerts,
+    admin_audit,
     admin_campaigns,
     admin_catalogue,
     admin_claims,
@@ -17,6 +18,7 @@ from app.routers import (
     admin_payouts,
     admin_referrals,
     admin_settlements,
+    admin_staff_keys,
     admin_webhooks,
     auth,
     catalogue,
@@ -71,6 +73,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     admin_webhooks.replays_router,
     admin_alerts.router,
     admin_notifications.router,
+    admin_staff_keys.router,
+    admin_audit.router,
     sync.router,
     report.router,
     health.router,

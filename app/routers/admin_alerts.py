@@ -4,14 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import PageDep, SessionDep, Viewer
-from app.models import AlertKind
+from app.dependencies import PageDep, SessionDep, staff_with
+from app.models import AlertKind, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.alerts import AlertRead
 from app.schemas.common import Page
 from app.services import alerts
 
 router = APIRouter(prefix="/v1/admin/alerts", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ALERTS_READ)]
 
 
 @router.get("", summary="Alerts")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import Operator, PageDep, SessionDep, Viewer
-from app.models import MerchantStatus
+from app.dependencies import PageDep, SessionDep, staff_with
+from app.models import Category, Merchant, MerchantStatus, Rate, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.admin_catalogue import (
     CategoryAdminRead,
@@ -23,23 +23,31 @@ from app.services import merchants
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.CATALOGUE_READ)]
+CategoryCreator = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.CATALOGUE_WRITE, on=Category)]
+MerchantCreator = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.CATALOGUE_WRITE, on=Merchant)]
+MerchantChanger = Annotated[
+    StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.CATALOGUE_WRITE, on=Merchant, by="merchant_id")
+]
+RateCreator = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.CATALOGUE_WRITE, on=Rate)]
+
 
 @router.post("/categories", status_code=201, summary="Add a category", responses=problems(409))
-async def create_category(session: SessionDep, _: Operator, body: CategoryCreate) -> CategoryAdminRead:
+async def create_category(session: SessionDep, _: CategoryCreator, body: CategoryCreate) -> CategoryAdminRead:
     """Add a category for merchants and offers."""
     category = await merchants.create_category(session, slug=body.slug, name=body.name)
     return CategoryAdminRead.model_validate(category)
 
 
 @router.post("/merchants", status_code=201, summary="Add a merchant", responses=problems(409))
-async def create_merchant(session: SessionDep, _: Operator, body: MerchantCreate) -> MerchantAdminRead:
+async def create_merchant(session: SessionDep, _: MerchantCreator, body: MerchantCreate) -> MerchantAdminRead:
     """Add an active merchant; give it a rate next."""
     return await merchants.create_merchant(session, wanted=body)
 
 
 @router.patch("/merchants/{merchant_id}", summary="Change a merchant", responses=problems(404, 409))
 async def change_merchant(
-    session: SessionDep, _: Operator, merchant_id: MerchantId, body: MerchantChange
+    session: SessionDep, _: MerchantChanger, merchant_id: MerchantId, body: MerchantChange
 ) -> MerchantAdminRead:
     """Change the members that are sent; `status` pauses, closes and opens."""
     return await merchants.change_merchant(session, merchant_id=merchant_id, change=body)
@@ -57,7 +65,7 @@ async def list_all_merchants(
 
 
 @router.post("/merchants/{merchant_id}/rates", status_code=201, summary="Add a rate", responses=problems(404))
-async def create_rate(session: SessionDep, _: Operator, merchant_id: MerchantId, body: RateCreate) -> RateAdminRead:
+async def create_rate(session: SessionDep, _: RateCreator, merchant_id: MerchantId, body: RateCreate) -> RateAdminRead:
     """Add a rate for clicks of the future. Of rates that overlap, the one that began last holds."""
     return await merchants.add_rate(session, merchant_id=merchant_id, wanted=body)
 

@@ -6,14 +6,17 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Operator, PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, Viewer
-from app.models import ClaimStatus
+from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
+from app.models import Claim, ClaimStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.claims import ClaimAdminDetail, ClaimAdminPage, ClaimApproval, ClaimRejection
 from app.services.claims import read, resolve
 
 router = APIRouter(prefix="/v1/admin/claims", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ORDERS_READ)]
+Resolver = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.ORDERS_WRITE, on=Claim, by="claim_id")]
 
 
 @router.get("", summary="Claims")
@@ -59,7 +62,7 @@ async def get_claim(session: SessionDep, _: Viewer, claim_id: UUID) -> ClaimAdmi
 async def approve_claim(
     session: SessionDep,
     settings: SettingsDep,
-    member: Operator,
+    member: Resolver,
     idempotency: StaffIdempotencyDep,
     claim_id: UUID,
     body: ClaimApproval,
@@ -79,7 +82,7 @@ async def approve_claim(
 
 
 @router.post("/{claim_id}/reject", summary="Reject a claim", responses=problems(404, 409))
-async def reject_claim(session: SessionDep, member: Operator, claim_id: UUID, body: ClaimRejection) -> ClaimAdminDetail:
+async def reject_claim(session: SessionDep, member: Resolver, claim_id: UUID, body: ClaimRejection) -> ClaimAdminDetail:
     """Decide against a claim that waits, with a note that its customer sees. The order can be claimed again."""
     await resolve.reject_claim(session, claim_id=claim_id, member=member, note=body.note)
     return await read.show_to_staff(session, claim_id=claim_id)

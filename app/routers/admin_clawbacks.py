@@ -5,13 +5,15 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import PageDep, SessionDep, Viewer
-from app.models import ClawbackStatus
+from app.dependencies import PageDep, SessionDep, staff_with
+from app.models import ClawbackStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.clawbacks import ClawbackPage
 from app.services import clawbacks
 
 router = APIRouter(prefix="/v1/admin/clawbacks", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ORDERS_READ)]
 
 
 @router.get("", summary="Clawbacks")

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, PageDep, SessionDep, StaffIdempotencyDep, Viewer
+from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
+from app.models import ExchangeRate, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Currency
 from app.schemas.exchange_rates import ExchangeRateCreate, ExchangeRatePage, ExchangeRateRead
@@ -13,12 +14,15 @@ from app.services import exchange_rates
 
 router = APIRouter(prefix="/v1/admin/exchange-rates", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.LEDGER_READ)]
+Creator = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.LEDGER_WRITE, on=ExchangeRate)]
+
 
 @router.post(
     "", status_code=201, summary="Add an exchange rate", response_model=ExchangeRateRead, responses=problems(409, 422)
 )
 async def add_exchange_rate(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, body: ExchangeRateCreate
+    session: SessionDep, member: Creator, idempotency: StaffIdempotencyDep, body: ExchangeRateCreate
 ) -> Response:
     """Add the rate that holds from a day on, and process the events that wait for it.
 

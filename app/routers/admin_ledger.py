@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, PageDep, SessionDep, StaffIdempotencyDep, Viewer
-from app.models import Account
+from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
+from app.models import Account, MonthClose, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.ledger import (
     AccountStatement,
@@ -24,6 +24,9 @@ from app.schemas.ledger import (
 from app.services.ledger import close, statements
 
 router = APIRouter(prefix="/v1/admin/ledger", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.LEDGER_READ)]
+Closer = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.LEDGER_WRITE, on=MonthClose, by="month")]
 
 MonthPath = Annotated[Month, Path()]
 
@@ -77,7 +80,7 @@ async def list_ledger_days(session: SessionDep, _: Viewer, page: PageDep) -> Led
     responses=problems(404, 409),
 )
 async def close_month(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, month: MonthPath
+    session: SessionDep, member: Closer, idempotency: StaffIdempotencyDep, month: MonthPath
 ) -> Response:
     """Keep the trial balances and movements of a finished month for good, once its last day is sealed.
 

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from app.dependencies import Admin, Operator, PageDep, SessionDep, SettingsDep, Viewer
-from app.models import DeliveryStatus
+from app.dependencies import PageDep, SessionDep, SettingsDep, staff_with
+from app.models import DeliveryStatus, NotificationDelivery, NotificationEndpoint, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Page
 from app.schemas.notifications import (
@@ -22,10 +22,22 @@ from app.services.notifications import endpoints
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.NOTIFICATIONS_READ)]
+Creator = Annotated[StaffKey, staff_with(StaffRole.ADMIN, StaffScope.NOTIFICATIONS_WRITE, on=NotificationEndpoint)]
+Changer = Annotated[
+    StaffKey, staff_with(StaffRole.ADMIN, StaffScope.NOTIFICATIONS_WRITE, on=NotificationEndpoint, by="endpoint_id")
+]
+Replayer = Annotated[
+    StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.NOTIFICATIONS_WRITE, on=NotificationEndpoint, by="endpoint_id")
+]
+Retrier = Annotated[
+    StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.NOTIFICATIONS_WRITE, on=NotificationDelivery, by="delivery_id")
+]
+
 
 @router.post("/notification-endpoints", status_code=201, summary="Add an endpoint")
 async def create_endpoint(
-    session: SessionDep, settings: SettingsDep, _: Admin, response: Response, body: EndpointCreate
+    session: SessionDep, settings: SettingsDep, _: Creator, response: Response, body: EndpointCreate
 ) -> EndpointWithSecret:
     """Tell another system of orders, wallets, payouts or alerts, signed as Standard Webhooks. Shows the secret once."""
     response.headers["Cache-Control"] = "no-store"
@@ -45,7 +57,7 @@ async def get_endpoint(session: SessionDep, _: Viewer, endpoint_id: UUID) -> End
 
 
 @router.patch("/notification-endpoints/{endpoint_id}", summary="Change an endpoint", responses=problems(404))
-async def change_endpoint(session: SessionDep, _: Admin, endpoint_id: UUID, body: EndpointChange) -> EndpointRead:
+async def change_endpoint(session: SessionDep, _: Changer, endpoint_id: UUID, body: EndpointChange) -> EndpointRead:
     """Change the members that are sent. Disabling gives up what is on its way; `replay` brings it back."""
     return await endpoints.change_endpoint(session, endpoint_id=endpoint_id, change=body)
 
@@ -54,7 +66,7 @@ async def change_endpoint(session: SessionDep, _: Admin, endpoint_id: UUID, body
     "/notification-endpoints/{endpoint_id}/rotate-secret", summary="Make a new signing secret", responses=problems(404)
 )
 async def rotate_endpoint_secret(
-    session: SessionDep, settings: SettingsDep, _: Admin, response: Response, endpoint_id: UUID
+    session: SessionDep, settings: SettingsDep, _: Changer, response: Response, endpoint_id: UUID
 ) -> EndpointWithSecret:
     """Show a new secret once. Deliveries are signed with both until the next rotation."""
     response.headers["Cache-Control"] = "no-store"
@@ -67,7 +79,7 @@ async def rotate_endpoint_secret(
     summary="Send a period again",
     responses=problems(404, 409),
 )
-async def replay_endpoint(session: SessionDep, _: Operator, endpoint_id: UUID, body: ReplayRequest) -> ReplayRead:
+async def replay_endpoint(session: SessionDep, _: Replayer, endpoint_id: UUID, body: ReplayRequest) -> ReplayRead:
     """Send everything of a period again that is of the endpoint's topics, with the ids it had."""
     return await endpoints.replay(session, endpoint_id=endpoint_id, since=body.since, until=body.until)
 
@@ -92,6 +104,6 @@ async def list_deliveries(
     summary="Send one again",
     responses=problems(404, 409),
 )
-async def retry_delivery(session: SessionDep, _: Operator, delivery_id: UUID) -> DeliveryRead:
+async def retry_delivery(session: SessionDep, _: Retrier, delivery_id: UUID) -> DeliveryRead:
     """Send a delivery again now, also one that was taken; the receiver knows a repeat by its `webhook-id`."""
     return await endpoints.retry_delivery(session, delivery_id=delivery_id)

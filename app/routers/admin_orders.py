@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, Viewer
-from app.models import OrderStatus
+from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
+from app.models import Order, OrderStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.common import Page, SafeText
@@ -15,6 +15,9 @@ from app.schemas.orders import OrderAdjustment, OrderAdminDetail, OrderAdminRead
 from app.services.orders import adjust, show
 
 router = APIRouter(prefix="/v1/admin/orders", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ORDERS_READ)]
+Adjuster = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.ORDERS_WRITE, on=Order, by="order_id")]
 
 
 @router.get("", summary="Orders")
@@ -62,7 +65,7 @@ async def get_order(session: SessionDep, _: Viewer, order_id: UUID) -> OrderAdmi
 async def adjust_order(
     session: SessionDep,
     settings: SettingsDep,
-    member: Finance,
+    member: Adjuster,
     idempotency: StaffIdempotencyDep,
     order_id: UUID,
     body: OrderAdjustment,

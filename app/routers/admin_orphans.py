@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Operator, PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, Viewer
+from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
+from app.models import StaffKey, StaffRole, StaffScope, WebhookEvent
 from app.openapi import problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.common import SafeText
@@ -14,6 +15,9 @@ from app.schemas.orphans import OrphanDetail, OrphanDiscard, OrphanMatch, Orphan
 from app.services.orphans import decide, read
 
 router = APIRouter(prefix="/v1/admin/orphans", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ORDERS_READ)]
+Decider = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.ORDERS_WRITE, on=WebhookEvent, by="event_id")]
 
 
 @router.get("", summary="The orphan queue")
@@ -55,7 +59,7 @@ async def get_orphan(session: SessionDep, _: Viewer, event_id: UUID) -> OrphanDe
 async def match_orphan(
     session: SessionDep,
     settings: SettingsDep,
-    member: Operator,
+    member: Decider,
     idempotency: StaffIdempotencyDep,
     event_id: UUID,
     body: OrphanMatch,
@@ -73,7 +77,7 @@ async def match_orphan(
 
 
 @router.post("/{event_id}/discard", summary="Credit an orphan to nobody", responses=problems(404, 409))
-async def discard_orphan(session: SessionDep, member: Operator, event_id: UUID, body: OrphanDiscard) -> OrphanDetail:
+async def discard_orphan(session: SessionDep, member: Decider, event_id: UUID, body: OrphanDiscard) -> OrphanDetail:
     """Take an orphan out of the queue, with a reason. Replaying the event (`/v1/admin/webhook-events`) undoes it."""
     await decide.discard_orphan(session, event_id=event_id, member=member, reason=body.reason)
     return await read.show_orphan(session, event_id=event_id)

@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, Viewer
+from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
+from app.models import Payout, PayoutBatch, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Currency
 from app.schemas.payout_batches import (
@@ -22,6 +23,16 @@ from app.schemas.payouts import PayoutAdminDetail
 from app.services.payouts import batches, settle, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.PAYOUTS_READ)]
+Closer = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PAYOUTS_SEND, on=PayoutBatch)]
+Downloader = Annotated[
+    StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PAYOUTS_SEND, on=PayoutBatch, by="batch_id", records=True)
+]
+BatchSettler = Annotated[
+    StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PAYOUTS_SEND, on=PayoutBatch, by="batch_id")
+]
+PayoutSettler = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PAYOUTS_SEND, on=Payout, by="payout_id")]
 
 _MEDIA_TYPES = {
     BatchFileFormat.CSV: "text/csv; charset=utf-8; header=present",
@@ -48,7 +59,7 @@ _FILES: dict[int | str, dict[str, Any]] = {
 async def close_payout_batch(
     session: SessionDep,
     settings: SettingsDep,
-    member: Finance,
+    member: Closer,
     idempotency: StaffIdempotencyDep,
     body: PayoutBatchClose,
 ) -> Response:
@@ -91,7 +102,7 @@ async def get_payout_batch(session: SessionDep, _: Viewer, batch_id: UUID) -> Pa
 async def download_payout_batch(
     session: SessionDep,
     settings: SettingsDep,
-    _: Finance,
+    _: Downloader,
     batch_id: UUID,
     form: Annotated[BatchFileFormat, Query(alias="format", description="`csv` there always is.")],
 ) -> Response:
@@ -113,7 +124,11 @@ async def download_payout_batch(
     responses=problems(404),
 )
 async def settle_payout_batch(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, batch_id: UUID, body: PayoutBatchSettlement
+    session: SessionDep,
+    member: BatchSettler,
+    idempotency: StaffIdempotencyDep,
+    batch_id: UUID,
+    body: PayoutBatchSettlement,
 ) -> Response:
     """Say that the bank paid all of a batch but the failures, whose amounts are available to their customers again.
 
@@ -134,7 +149,11 @@ async def settle_payout_batch(
     responses=problems(404, 409),
 )
 async def settle_payout(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, payout_id: UUID, body: PayoutSettlement
+    session: SessionDep,
+    member: PayoutSettler,
+    idempotency: StaffIdempotencyDep,
+    payout_id: UUID,
+    body: PayoutSettlement,
 ) -> Response:
     """Say that a sent payout was paid or failed, or that a paid one came back; saying it twice changes nothing.
 

@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, Operator, PageDep, SessionDep, StaffIdempotencyDep, Viewer
-from app.models import PayoutProvider, PayoutStatus
+from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
+from app.models import Payout, PayoutProvider, PayoutRule, PayoutStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Currency, Page
 from app.schemas.payouts import (
@@ -21,6 +21,10 @@ from app.schemas.payouts import (
 from app.services.payouts import decide, rules, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.PAYOUTS_READ)]
+Decider = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.PAYOUTS_APPROVE, on=Payout, by="payout_id")]
+RuleSetter = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PAYOUTS_SEND, on=PayoutRule, by="currency")]
 
 CurrencyPath = Annotated[Currency, Path(description="ISO 4217.")]
 
@@ -62,7 +66,7 @@ async def get_payout(session: SessionDep, _: Viewer, payout_id: UUID) -> PayoutA
     responses=problems(404, 409),
 )
 async def approve_payout(
-    session: SessionDep, member: Operator, idempotency: StaffIdempotencyDep, payout_id: UUID
+    session: SessionDep, member: Decider, idempotency: StaffIdempotencyDep, payout_id: UUID
 ) -> Response:
     """Let a requested payout be sent: by its provider at once, or with the next batch."""
 
@@ -80,7 +84,7 @@ async def approve_payout(
     responses=problems(404, 409),
 )
 async def reject_payout(
-    session: SessionDep, member: Operator, idempotency: StaffIdempotencyDep, payout_id: UUID, body: PayoutRejection
+    session: SessionDep, member: Decider, idempotency: StaffIdempotencyDep, payout_id: UUID, body: PayoutRejection
 ) -> Response:
     """Give the amount back to the available balance, until the payout is sent. The customer reads the reason."""
 
@@ -105,7 +109,7 @@ async def get_payout_rule(session: SessionDep, _: Viewer, currency: CurrencyPath
 
 @router.put("/payout-rules/{currency}", summary="Set the payout rule of a currency", responses=problems(404))
 async def put_payout_rule(
-    session: SessionDep, member: Finance, currency: CurrencyPath, body: PayoutRuleWrite
+    session: SessionDep, member: RuleSetter, currency: CurrencyPath, body: PayoutRuleWrite
 ) -> PayoutRuleRead:
     """Set the whole rule, for requests from now on; payouts of before keep their fee and provider."""
     return await rules.put_rule(session, currency=currency, wanted=body, staff_key_id=member.id)

@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, Operator, PageDep, SessionDep, StaffIdempotencyDep, Viewer
-from app.models import ReferralStatus
+from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
+from app.models import Referral, ReferralProgram, ReferralStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.referrals import (
     ReferralAdminPage,
@@ -22,12 +22,21 @@ from app.services.referrals import decide, programs, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.PROMOTIONS_READ)]
+Creator = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PROMOTIONS_WRITE, on=ReferralProgram)]
+Ender = Annotated[
+    StaffKey, staff_with(StaffRole.FINANCE, StaffScope.PROMOTIONS_WRITE, on=ReferralProgram, by="program_id")
+]
+Decider = Annotated[
+    StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.PROMOTIONS_WRITE, on=Referral, by="referral_id")
+]
+
 
 @router.post(
     "/referral-programs", status_code=201, summary="Add a referral program", response_model=ReferralProgramRead
 )
 async def create_referral_program(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, body: ReferralProgramCreate
+    session: SessionDep, member: Creator, idempotency: StaffIdempotencyDep, body: ReferralProgramCreate
 ) -> Response:
     """Promise both sides a bonus when somebody registers with a customer's code.
 
@@ -46,7 +55,7 @@ async def list_referral_programs(session: SessionDep, _: Viewer, page: PageDep) 
 
 @router.patch("/referral-programs/{program_id}", summary="End a referral program", responses=problems(404))
 async def end_referral_program(
-    session: SessionDep, member: Finance, program_id: UUID, body: ReferralProgramEnd
+    session: SessionDep, member: Ender, program_id: UUID, body: ReferralProgramEnd
 ) -> ReferralProgramRead:
     """Say when a program ends. Bonuses never change: for others make another program."""
     return await programs.end_program(session, program_id=program_id, end=body, staff_key_id=member.id)
@@ -87,7 +96,7 @@ async def get_referral(session: SessionDep, _: Viewer, referral_id: UUID) -> Ref
     responses=problems(404, 409),
 )
 async def allow_referral(
-    session: SessionDep, member: Operator, idempotency: StaffIdempotencyDep, referral_id: UUID, body: ReferralDecision
+    session: SessionDep, member: Decider, idempotency: StaffIdempotencyDep, referral_id: UUID, body: ReferralDecision
 ) -> Response:
     """Say that the two are two people, whatever they have in common. It is granted at once if an order earns it.
 
@@ -108,7 +117,7 @@ async def allow_referral(
     responses=problems(404, 409),
 )
 async def refuse_referral(
-    session: SessionDep, member: Operator, idempotency: StaffIdempotencyDep, referral_id: UUID, body: ReferralDecision
+    session: SessionDep, member: Decider, idempotency: StaffIdempotencyDep, referral_id: UUID, body: ReferralDecision
 ) -> Response:
     """Refuse a bonus that is not granted yet, whatever the orders say. It can be allowed later."""
 

@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import Finance, PageDep, SessionDep, StaffIdempotencyDep, Viewer
-from app.models import SettlementLineStatus
+from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
+from app.models import Settlement, SettlementLine, SettlementLineStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.settlements import (
@@ -24,6 +24,10 @@ from app.services.settlements import record, resolve, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.LEDGER_READ)]
+Recorder = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.LEDGER_WRITE, on=Settlement)]
+Resolver = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.LEDGER_WRITE, on=SettlementLine, by="line_id")]
+
 
 @router.post(
     "/settlements",
@@ -33,7 +37,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 4
     responses=problems(404, 409, 413, 422),
 )
 async def record_settlement(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, body: SettlementCreate
+    session: SessionDep, member: Recorder, idempotency: StaffIdempotencyDep, body: SettlementCreate
 ) -> Response:
     """Record what a network paid for a merchant, line by line, and compare it with what was owed for each order.
 
@@ -94,7 +98,7 @@ async def list_settlement_lines(
     responses=problems(404, 409, 422),
 )
 async def resolve_settlement_line(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, line_id: UUID, body: SettlementResolve
+    session: SessionDep, member: Resolver, idempotency: StaffIdempotencyDep, line_id: UUID, body: SettlementResolve
 ) -> Response:
     """Decide about a line. A loss is booked to bad debt, what is kept to margin, at the amount that is due now.
 
@@ -115,7 +119,7 @@ async def resolve_settlement_line(
     responses=problems(404, 409, 422),
 )
 async def reopen_settlement_line(
-    session: SessionDep, member: Finance, idempotency: StaffIdempotencyDep, line_id: UUID, body: SettlementReopen
+    session: SessionDep, member: Resolver, idempotency: StaffIdempotencyDep, line_id: UUID, body: SettlementReopen
 ) -> Response:
     """Open a line again; what its resolution posted is corrected by a transfer of its own."""
     return await idempotency.run(

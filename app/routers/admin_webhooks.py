@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 
-from app.dependencies import Finance, Operator, PageDep, SessionDep, Viewer
-from app.models import WebhookStatus
+from app.dependencies import PageDep, SessionDep, staff_with
+from app.models import StaffKey, StaffRole, StaffScope, WebhookEvent, WebhookReplay, WebhookStatus
 from app.openapi import problems
 from app.schemas.admin_catalogue import SourceId
 from app.schemas.catalogue import MerchantId
@@ -24,6 +24,16 @@ from app.services.webhooks import inbox, replays
 
 router = APIRouter(prefix="/v1/admin/webhook-events", tags=["admin"], responses=problems(401, 403))
 replays_router = APIRouter(prefix="/v1/admin/webhook-replays", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.EVENTS_READ)]
+EventReplayer = Annotated[
+    StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.EVENTS_WRITE, on=WebhookEvent, by="event_id")
+]
+Releaser = Annotated[StaffKey, staff_with(StaffRole.FINANCE, StaffScope.EVENTS_WRITE, on=WebhookEvent, by="event_id")]
+ReplayCreator = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.EVENTS_WRITE, on=WebhookReplay)]
+ReplayCanceller = Annotated[
+    StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.EVENTS_WRITE, on=WebhookReplay, by="replay_id")
+]
 
 
 async def _event_filter(
@@ -68,7 +78,7 @@ async def get_webhook_event(session: SessionDep, _: Viewer, event_id: UUID) -> W
 
 
 @router.post("/{event_id}/replay", status_code=202, summary="Process an event again", responses=problems(404))
-async def replay_webhook_event(session: SessionDep, _: Operator, event_id: UUID) -> WebhookEventRead:
+async def replay_webhook_event(session: SessionDep, _: EventReplayer, event_id: UUID) -> WebhookEventRead:
     """Process it again from its raw bytes, read by its source's present version."""
     event = await inbox.replay(session, event_id)
     return WebhookEventRead.model_validate(event)
@@ -76,7 +86,7 @@ async def replay_webhook_event(session: SessionDep, _: Operator, event_id: UUID)
 
 @router.post("/{event_id}/release", status_code=202, summary="Credit it anyway", responses=problems(404, 409))
 async def release_webhook_event(
-    session: SessionDep, member: Finance, event_id: UUID, body: ReleaseRequest
+    session: SessionDep, member: Releaser, event_id: UUID, body: ReleaseRequest
 ) -> WebhookEventRead:
     """Let an implausible event out of quarantine, with the reason; it is credited as if it were plausible."""
     event = await inbox.release(session, event_id, member=member, reason=body.reason)
@@ -84,7 +94,7 @@ async def release_webhook_event(
 
 
 @replays_router.post("", status_code=202, summary="Process many events again", responses=problems(409))
-async def create_webhook_replay(session: SessionDep, member: Operator, body: ReplayCreate) -> ReplayRead:
+async def create_webhook_replay(session: SessionDep, member: ReplayCreator, body: ReplayCreate) -> ReplayRead:
     """Process all events that match again, in the background and in the order they arrived."""
     return await replays.start(session, wanted=body, most=body.most, member_id=member.id)
 
@@ -102,6 +112,6 @@ async def get_webhook_replay(session: SessionDep, _: Viewer, replay_id: UUID) ->
 
 
 @replays_router.post("/{replay_id}/cancel", summary="Stop a replay", responses=problems(404))
-async def cancel_webhook_replay(session: SessionDep, _: Operator, replay_id: UUID) -> ReplayRead:
+async def cancel_webhook_replay(session: SessionDep, _: ReplayCanceller, replay_id: UUID) -> ReplayRead:
     """Leave the rest of its events as they are; one that is over stays as it is."""
     return await replays.cancel(session, replay_id)

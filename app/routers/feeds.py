@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path
 
-from app.dependencies import Operator, SessionDep, SettingsDep, Viewer
+from app.dependencies import SessionDep, SettingsDep, staff_with
+from app.models import Feed, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.catalogue import MAX_MERCHANT_ID
 from app.schemas.feeds import FeedPresetList, FeedRead, FeedTrial, FeedTry, FeedWrite
@@ -12,6 +13,10 @@ from app.services.sync import dry_run, feeds
 from app.services.sync.presets import list_presets
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.FEEDS_READ)]
+Reader = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.FEEDS_READ)]
+Setter = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.FEEDS_WRITE, on=Feed, by="merchant_id")]
 
 MerchantIdPath = Annotated[int, Path(ge=1, le=MAX_MERCHANT_ID, examples=[42])]
 
@@ -26,7 +31,7 @@ async def list_feed_presets(_: Viewer) -> FeedPresetList:
 async def set_feed(
     session: SessionDep,
     settings: SettingsDep,
-    _: Operator,
+    _: Setter,
     merchant_id: MerchantIdPath,
     body: Annotated[
         FeedWrite,
@@ -85,12 +90,12 @@ async def set_feed(
 
 
 @router.get("/merchants/{merchant_id}/feed", summary="A merchant's feed", responses=problems(404))
-async def get_feed(session: SessionDep, _: Operator, merchant_id: MerchantIdPath) -> FeedRead:
+async def get_feed(session: SessionDep, _: Reader, merchant_id: MerchantIdPath) -> FeedRead:
     """Show the feed with its complete mapping. Of its credentials only the kind is shown."""
     return FeedRead.model_validate(await feeds.get_feed(session, merchant_id=merchant_id))
 
 
 @router.post("/merchants/{merchant_id}/feed/dry-run", summary="Try a sample of a feed", responses=problems(404))
-async def try_feed(session: SessionDep, _: Operator, merchant_id: MerchantIdPath, body: FeedTry) -> FeedTrial:
+async def try_feed(session: SessionDep, _: Setter, merchant_id: MerchantIdPath, body: FeedTry) -> FeedTrial:
     """Show what a sync would make of a pasted sample, and why rows would be rejected. Nothing is stored or fetched."""
     return await dry_run.try_feed(session, merchant_id=merchant_id, wanted=body)

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from starlette.types import Receive, Scope, Send
 
-from app.dependencies import SessionDep, Viewer
+from app.dependencies import SessionDep, staff_with
+from app.models import StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.report import ReportFormat, ReportQuery, ReportRead
 from app.services import report, report_tables
 
 router = APIRouter(prefix="/report", tags=["report"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.REPORTS_READ)]
 
 _TABLES: dict[int | str, dict[str, Any]] = {
     200: {

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from app.dependencies import Admin, Operator, PageDep, PublicUrlDep, SessionDep, SettingsDep, Viewer
+from app.dependencies import PageDep, PublicUrlDep, SessionDep, SettingsDep, staff_with
+from app.models import Source, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.admin_catalogue import SourceId
 from app.schemas.dry_run import DryRunRequest, DryRunResult
@@ -36,6 +37,12 @@ router = APIRouter(
 
 presets_router = APIRouter(prefix="/v1/admin/source-presets", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.SOURCES_READ)]
+Reader = Annotated[StaffKey, staff_with(StaffRole.ADMIN, StaffScope.SOURCES_READ)]
+Creator = Annotated[StaffKey, staff_with(StaffRole.ADMIN, StaffScope.SOURCES_WRITE, on=Source)]
+Changer = Annotated[StaffKey, staff_with(StaffRole.ADMIN, StaffScope.SOURCES_WRITE, on=Source, by="source_id")]
+Trier = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.SOURCES_WRITE, on=Source, by="source_id")]
+
 
 @presets_router.get("", summary="Source presets")
 async def list_source_presets(_: Viewer) -> SourcePresetPage:
@@ -45,7 +52,7 @@ async def list_source_presets(_: Viewer) -> SourcePresetPage:
 
 @router.post("", status_code=201, summary="Add a source", responses=problems(404))
 async def create_source(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, member: Admin, body: SourceCreate
+    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, member: Creator, body: SourceCreate
 ) -> SourceWithSecret:
     """Add an active source, from a preset or a definition. Its secret is shown in this answer and never again."""
     return await sources.create_source(
@@ -61,14 +68,14 @@ async def list_sources(session: SessionDep, _: Viewer, page: PageDep) -> SourceP
 
 @router.get("/{source_id}", summary="One source with its address", responses=problems(404))
 async def get_source(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, _: Admin, source_id: SourceId
+    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, _: Reader, source_id: SourceId
 ) -> SourceDetail:
     """Return a source with the address it posts to and what it is now."""
     return await sources.get_source(session, settings=settings, public_url=public_url, source_id=source_id)
 
 
 @router.patch("/{source_id}", summary="Change a source", responses=problems(404))
-async def change_source(session: SessionDep, _: Admin, source_id: SourceId, body: SourceChange) -> SourceRead:
+async def change_source(session: SessionDep, _: Changer, source_id: SourceId, body: SourceChange) -> SourceRead:
     """Change the members that are sent; a disabled source is answered as if it did not exist."""
     return await sources.change_source(session, source_id=source_id, change=body)
 
@@ -78,7 +85,7 @@ async def define_source(
     session: SessionDep,
     settings: SettingsDep,
     public_url: PublicUrlDep,
-    member: Admin,
+    member: Changer,
     source_id: SourceId,
     body: SourceDefinition,
 ) -> SourceWithSecret:
@@ -97,7 +104,7 @@ async def define_source(
 
 
 @router.get("/{source_id}/versions", summary="What a source was", responses=problems(404))
-async def list_source_versions(session: SessionDep, _: Admin, source_id: SourceId, page: PageDep) -> SourceVersionPage:
+async def list_source_versions(session: SessionDep, _: Reader, source_id: SourceId, page: PageDep) -> SourceVersionPage:
     """List a source's versions, newest first."""
     return await sources.list_versions(session, source_id=source_id, limit=page.limit, cursor=page.cursor)
 
@@ -107,7 +114,7 @@ async def try_source(
     session: SessionDep,
     settings: SettingsDep,
     public_url: PublicUrlDep,
-    _: Operator,
+    _: Trier,
     source_id: SourceId,
     body: DryRunRequest,
 ) -> DryRunResult:
@@ -123,7 +130,7 @@ async def rotate_source_secret(
     session: SessionDep,
     settings: SettingsDep,
     public_url: PublicUrlDep,
-    _: Admin,
+    _: Changer,
     source_id: SourceId,
     body: SecretWrite | None = None,
 ) -> SourceWithSecret:
@@ -141,7 +148,7 @@ async def retire_old_source_secrets(
     session: SessionDep,
     settings: SettingsDep,
     public_url: PublicUrlDep,
-    _: Admin,
+    _: Changer,
     source_id: SourceId,
     keep: Annotated[int, Query(ge=1, le=10, description="How many stay valid, the newest first.")] = 1,
 ) -> SourceDetail:

@@ -5,15 +5,18 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
 
-from app.dependencies import Operator, PageDep, SessionDep, Viewer
+from app.dependencies import PageDep, SessionDep, staff_with
 from app.logs import request_id_var
-from app.models import SyncStatus
+from app.models import StaffKey, StaffRole, StaffScope, SyncRun, SyncStatus
 from app.openapi import problems
 from app.schemas.catalogue import MAX_MERCHANT_ID
 from app.schemas.sync import SyncJobDetail, SyncJobPage, SyncReceipt
 from app.services.sync import runs
 
 router = APIRouter(prefix="/sync", tags=["sync"], responses=problems(401, 403))
+
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.FEEDS_READ)]
+Requester = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.FEEDS_WRITE, on=SyncRun)]
 
 MerchantIdPath = Annotated[int, Path(ge=1, le=MAX_MERCHANT_ID, examples=[42])]
 
@@ -40,7 +43,7 @@ async def get_sync_job(session: SessionDep, _: Viewer, job_id: UUID) -> SyncJobD
 
 
 @router.post("/{merchant_id}", status_code=202, summary="Sync a merchant's feed", responses=problems(404, 409))
-async def request_sync(session: SessionDep, _: Operator, merchant_id: MerchantIdPath) -> SyncReceipt:
+async def request_sync(session: SessionDep, _: Requester, merchant_id: MerchantIdPath) -> SyncReceipt:
     """Queue a sync and answer at once. While one is unfinished, that one is answered and no other begins."""
     run = await runs.request_sync(session, merchant_id=merchant_id, request_id=request_id_var.get())
     return SyncReceipt.model_validate(run)

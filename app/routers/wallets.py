@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import StreamingResponse
 
-from app.dependencies import CurrentCustomer, PageDep, SessionDep, Viewer
+from app.dependencies import CurrentCustomer, PageDep, SessionDep, staff_with
+from app.models import StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Page
 from app.schemas.ledger import StatementFormat
@@ -17,6 +18,8 @@ from app.services.ledger.statements import choose_period
 
 router = APIRouter(prefix="/v1/me/wallet", tags=["wallet"], responses=problems(401))
 admin_router = APIRouter(prefix="/v1/admin/customers", tags=["admin"], responses=problems(401, 403))
+
+Reader = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.CUSTOMERS_READ)]
 
 _CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
@@ -54,7 +57,7 @@ async def get_wallet_statement(
     responses={**_CSV, **problems(404)},
 )
 async def get_customer_statement(
-    session: SessionDep, _: Viewer, customer_id: UUID, wanted: Annotated[StatementQuery, Query()]
+    session: SessionDep, _: Reader, customer_id: UUID, wanted: Annotated[StatementQuery, Query()]
 ) -> WalletStatement | StreamingResponse:
     """Return a customer's statement, as the customer sees it."""
     await wallet_statements.require_customer(session, customer_id)

@@ -9,12 +9,22 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.models import Base, ExchangeRate, LedgerDay, LedgerDayTotal, MonthClose, Posting, SourceVersion, Transfer
+from app.models import (
+    AuditEntry,
+    Base,
+    ExchangeRate,
+    LedgerDay,
+    LedgerDayTotal,
+    MonthClose,
+    Posting,
+    SourceVersion,
+    Transfer,
+)
 
 # Each has a trigger `<table>_append_only`, too.
 APPEND_ONLY = tuple(
     str(model.__tablename__)
-    for model in (Transfer, Posting, LedgerDay, LedgerDayTotal, MonthClose, ExchangeRate, SourceVersion)
+    for model in (Transfer, Posting, LedgerDay, LedgerDayTotal, MonthClose, ExchangeRate, SourceVersion, AuditEntry)
 )
 
 # Whoever may make roles may make itself a member of the owner.
