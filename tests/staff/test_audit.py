@@ -12,11 +12,13 @@ from fastapi.routing import APIRoute
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import Settings
 from app.dependencies import StaffWithRole
 from app.models import AuditEntry, StaffRole
 from app.routers import ROUTERS
-from tests.factories import make_category, make_merchant, make_source, staff_headers
+from tests.factories import make_category, make_merchant, staff_headers
 from tests.logs import captured_logs, lines_of
+from tests.webhooks.sender import make_signed_source
 
 LOG = "/v1/admin/audit-log"
 
@@ -112,9 +114,11 @@ async def test_a_repeat_with_its_key_leaves_one_row(client: httpx.AsyncClient, s
     assert len(await entries(session)) == 1
 
 
-async def test_secrets_and_keys_never_get_into_the_log(client: httpx.AsyncClient, session: AsyncSession) -> None:
+async def test_secrets_and_keys_never_get_into_the_log(
+    client: httpx.AsyncClient, session: AsyncSession, settings: Settings
+) -> None:
     headers = await staff_headers(session)
-    source = await make_source(session)
+    source = await make_signed_source(session, settings)
 
     async def asked(path: str, body: dict[str, Any], name: str) -> str:
         answer = await client.post(f"/v1/admin/{path}", json=body, headers=headers)
