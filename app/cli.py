@@ -52,6 +52,8 @@ def serve() -> None:
     """Serve the API. HOST, PORT and WEB_CONCURRENCY choose where and with how many processes."""
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
+    from app.edge.protocol import BoundedHttpProtocol  # noqa: PLC0415 - see above
+
     settings = load_settings()
     configure_logging(settings.log_level, process="api")
     # uvicorn stops gracefully on SIGTERM and then raises it once more, which would end a clean stop as a failure.
@@ -65,6 +67,9 @@ def serve() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        http=BoundedHttpProtocol,
+        ws="none",
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
 

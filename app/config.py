@@ -6,6 +6,7 @@ Nothing reads settings at import. Units are part of the name. A secret has a def
 import base64
 from enum import StrEnum
 from functools import cached_property
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -81,6 +82,17 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="Base of `redirect_url`; default: the request's own base URL.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
     max_webhook_body_bytes: int = Field(262_144, ge=1024, description="Largest webhook body.")
+    body_timeout_seconds: float = Field(20.0, gt=0, description="Longest time for a request's body to arrive.")
+    max_concurrent_requests: int = Field(
+        400, ge=1, description="Requests in progress per process, beyond which others get 503 at once."
+    )
+    forwarded_allow_ips: Annotated[list[str], NoDecode] = Field(
+        ["127.0.0.1"],
+        description="Proxies whose `X-Forwarded-For` and `-Proto` are believed: addresses and CIDRs, comma separated.",
+    )
+    hsts_seconds: int = Field(
+        31_536_000, ge=0, description="How long browsers shall insist on https, told on https; 0 does not tell."
+    )
     readyz_requires: Annotated[list[Literal["postgres", "redis"]], NoDecode] = Field(
         ["postgres", "redis"], description="Dependencies that `/readyz` asks, comma separated."
     )
@@ -145,7 +157,14 @@ class Settings(BaseSettings):
     prometheus_multiproc_dir: str | None = Field(None, description="Folder that processes share their metrics in.")
     worker_metrics_port: int | None = Field(None, description="A job worker serves its own `/metrics` on this port.")
 
-    @field_validator("frontend_origins", "readyz_requires", "encryption_keys", "payout_callback_secrets", mode="before")
+    @field_validator(
+        "frontend_origins",
+        "forwarded_allow_ips",
+        "readyz_requires",
+        "encryption_keys",
+        "payout_callback_secrets",
+        mode="before",
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -159,6 +178,14 @@ class Settings(BaseSettings):
         if not separator or scheme.split("+")[0] not in {"postgres", "postgresql"}:
             raise ValueError("must look like postgresql://user:password@host:port/database")
         return f"postgresql://{rest}"
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _addresses(cls, value: list[str]) -> list[str]:
+        try:
+            return [str(ip_network(item)) if "/" in item else str(ip_address(item)) for item in value]
+        except ValueError:
+            raise ValueError("must be addresses or CIDRs of proxies, as 10.0.0.7 or 10.1.0.0/16; not *") from None
 
     @field_validator("redis_url")
     @classmethod

@@ -1,5 +1,7 @@
 """Builds the application: middleware, routers, lifespan, and the one handler that turns exceptions into problems."""
 
+import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -11,15 +13,19 @@ import sqlalchemy.exc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.params import Form
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import db, metrics, openapi
 from app.config import Settings
 from app.doorbell import Doorbell, create_arq_pool
+from app.edge.load import Load, LoadLimitMiddleware, OverloadedError, watch
+from app.edge.request_limits import RequestLimitsMiddleware, UnsupportedMediaTypeError, is_accepted
+from app.edge.security_headers import SecurityHeadersMiddleware
 from app.errors import AppError, FieldError, UnavailableError, problem
 from app.logs import configure_logging, request_id_var
-from app.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from app.middleware import RequestContextMiddleware
 from app.routers import ROUTERS
 from app.services.passwords import Passwords
 from app.services.rate_limits import RateLimiter
@@ -44,15 +50,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.passwords = Passwords(settings.password_hash_concurrency)
+    app.state.load = Load(settings.max_concurrent_requests)
     for error in (AppError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, handle_exception)
+    _add_middleware(app, settings)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.install(app)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Add what surrounds every request, from the inside out."""
     app.add_middleware(
-        BodyLimitMiddleware,
+        RequestLimitsMiddleware,
         max_bytes=settings.max_body_bytes,
-        max_bytes_below=dict.fromkeys(("/v1/webhooks/", "/v1/payout-callbacks"), settings.max_webhook_body_bytes),
+        max_raw_bytes=settings.max_webhook_body_bytes,
+        raw_below=("/v1/webhooks/", "/v1/payout-callbacks"),
+        body_seconds=settings.body_timeout_seconds,
     )
+    app.add_middleware(LoadLimitMiddleware, load=app.state.load)
     app.add_middleware(RequestContextMiddleware, on_error=handle_exception)
-    # Added last, so outermost: also a refused or failed request carries CORS headers.
+    # Outside what fails and refuses: also such an answer carries CORS headers.
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.frontend_origins,
@@ -69,10 +88,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
         max_age=600,
     )
-    for router in ROUTERS:
-        app.include_router(router)
-    openapi.install(app)
-    return app
+    app.add_middleware(
+        SecurityHeadersMiddleware,
+        hsts_seconds=settings.hsts_seconds,
+        always_https=(settings.public_url or "").startswith("https://"),
+    )
 
 
 @asynccontextmanager
@@ -88,6 +108,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.rate_limiter = RateLimiter(app.state.arq_pool)
     doorbell = Doorbell(app.state.arq_pool)
     doorbell.start()
+    watching = asyncio.create_task(watch(app.state.load))
     db.set_bell(doorbell.ring)
     try:
         await db.check_connection_budget(settings)
@@ -97,6 +118,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
         db.set_bell(None)
         await doorbell.stop()
         await app.state.arq_pool.aclose()
@@ -107,7 +131,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def handle_exception(request: Request, error: Exception) -> Response:
     """Turn any exception into `application/problem+json`; what is unexpected is logged with its traceback."""
     status, headers, document = _describe(request, error)
-    if status >= 500:
+    if status >= 500 and not isinstance(error, OverloadedError):  # whose logs would be more of the load
         logger.error("request failed", exc_info=error, extra={"status": status, "code": document["code"]})
     return JSONResponse(document, status, headers, media_type="application/problem+json")
 
@@ -119,6 +143,8 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
             expected: AppError = error
         case HTTPException(__cause__=AppError() as cause):  # FastAPI's 400 for whatever goes wrong with reading a body
             expected = cause
+        case RequestValidationError() if (refused := _unsupported_type(request)) is not None:
+            expected = refused
         case RequestValidationError():
             return (
                 422,
@@ -162,6 +188,21 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
             **common,
         ),
     )
+
+
+def _unsupported_type(request: Request) -> UnsupportedMediaTypeError | None:
+    """Tell why a body does not fit its schema, when it is of a type that the route does not read at all.
+
+    Asked only about requests that are refused anyway: FastAPI takes no JSON that does not call itself so.
+    """
+    field = getattr(request.scope.get("route"), "body_field", None)
+    headers = request.headers
+    if field is None or (headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in headers):
+        return None
+    wanted = "application/x-www-form-urlencoded" if isinstance(field.field_info, Form) else "application/json"
+    if is_accepted(headers.get("Content-Type", ""), wanted):
+        return None
+    return UnsupportedMediaTypeError.of_type(wanted)
 
 
 def _field_errors(errors: Sequence[Any]) -> list[FieldError]:

@@ -18,6 +18,13 @@ HTTP_REQUESTS = Histogram(
     ("method", "route", "status"),
     buckets=_LATENCY_BUCKETS,
 )
+REQUESTS_SHED = Counter("http_requests_shed_total", "Requests refused because too many were in progress.")
+REQUESTS_IN_PROGRESS = Gauge(
+    "http_requests_in_progress", "Requests in progress, probes and scrapes aside.", multiprocess_mode="livesum"
+)
+EVENT_LOOP_LAG = Histogram(
+    "event_loop_lag_seconds", "How late the event loop is, sampled four times a second.", buckets=_LATENCY_BUCKETS
+)
 DB_POOL_IN_USE = Gauge(
     "db_pool_connections_in_use", "Connections checked out of the pools.", multiprocess_mode="livesum"
 )

@@ -1,12 +1,12 @@
-"""Request id, timing, the JSON access line and the body limit: two pure-ASGI middlewares, to be read at 3 AM.
+"""Request id, timing and the JSON access line: a pure-ASGI middleware, to be read at 3 AM.
 
-They sit inside CORS and outside everything else, so that also an unexpected exception becomes a problem
+It sits inside CORS and outside everything else, so that also an unexpected exception becomes a problem
 document with a request id and CORS headers.
 """
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
@@ -15,7 +15,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
-from app.errors import AppError
 from app.ids import new_id
 from app.logs import request_id_var
 
@@ -67,57 +66,6 @@ class RequestContextMiddleware:
         finally:
             _record(scope, status, perf_counter() - started)
             request_id_var.reset(token)
-
-
-class BodyTooLargeError(AppError):
-    """A request body over the limit of its path."""
-
-    status_code = 413
-    code = "body_too_large"
-    title = "Body too large"
-
-    def __init__(self, limit: int) -> None:
-        # What is left of the body is not worth reading, so the connection cannot be used again (RFC 9110, 15.5.14).
-        super().__init__(f"The body may have {limit} bytes.", headers={"Connection": "close"})
-
-
-class BodyLimitMiddleware:
-    """Refuses a body over its limit: by its Content-Length before any of it is read, else as soon as it is passed.
-
-    FastAPI's own `max_body_size` sits outside every middleware and answers in plain text, without CORS headers.
-    """
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int, max_bytes_below: Mapping[str, int]) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-        self.max_bytes_below = max_bytes_below
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Raises BodyTooLargeError, for RequestContextMiddleware to answer."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        limit = self._limit(scope["path"])
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise BodyTooLargeError(limit)
-        read = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise BodyTooLargeError(limit)
-            return message
-
-        await self.app(scope, receive_within_limit, send)
-
-    def _limit(self, path: str) -> int:
-        for prefix, limit in self.max_bytes_below.items():
-            if path.startswith(prefix):
-                return limit
-        return self.max_bytes
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,5 +1,8 @@
 """The OpenAPI document and the /docs page, whose files come from a wheel: it works without internet."""
 
+import base64
+import hashlib
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -46,9 +49,13 @@ _DESCRIPTIONS = {
     403: "The credential may not do this.",
     404: "There is no such thing, or not for you.",
     409: "It does not fit the present state.",
+    408: "The request did not arrive in time.",
     413: "The body is larger than allowed.",
+    414: "Path and query are longer than allowed.",
+    415: "The body is of a type that this does not read; see `Accept`.",
     422: "The content cannot be taken; `errors` says where.",
     429: "Too many requests; see `Retry-After`.",
+    431: "Too many header fields, or too much in them.",
     500: "Our fault; quote the `request_id`.",
     503: "A dependency does not answer; try again after `Retry-After` seconds.",
 }
@@ -66,7 +73,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 # What any route may answer, added to every one of them.
-COMMON_PROBLEMS = problems(422, 500, 503)
+COMMON_PROBLEMS = problems(414, 422, 429, 431, 500, 503)
+# And what any that takes a body may answer besides.
+_BODY_PROBLEMS = problems(408, 413, 415)
 
 
 def operation_id(route: APIRoute) -> str:
@@ -74,21 +83,42 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
+def _page_policy(page: bytes) -> str:
+    """Return the Content-Security-Policy under which the page works: its own files, and its one script by digest."""
+    scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    return "; ".join(
+        [
+            "default-src 'none'",
+            " ".join(["script-src 'self'", *(f"'sha256-{digest}'" for digest in digests)]),
+            "style-src 'self' 'unsafe-inline'",  # Swagger UI sets styles on its elements
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        ]
+    )
+
+
 def install(app: FastAPI) -> None:
     """Serve /openapi.json and /docs from this process alone."""
     assets = files("fastapi_swagger") / "resources"
     app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
 
+    page = get_swagger_ui_html(
+        openapi_url=app.openapi_url or "/openapi.json",
+        title=f"{app.title} – API",
+        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="/docs/assets/swagger-ui.css",
+        swagger_favicon_url="/docs/assets/favicon-32x32.png",
+        swagger_ui_parameters={"persistAuthorization": True, "docExpansion": "list", "tryItOutEnabled": True},
+    )
+    policy = _page_policy(bytes(page.body))
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url=app.openapi_url or "/openapi.json",
-            title=f"{app.title} – API",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon-32x32.png",
-            swagger_ui_parameters={"persistAuthorization": True, "docExpansion": "list", "tryItOutEnabled": True},
-        )
+        return HTMLResponse(page.body, headers={"Content-Security-Policy": policy})
 
     build = app.openapi
 
@@ -101,6 +131,10 @@ def install(app: FastAPI) -> None:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[model.__name__] = schema
+            for item in document["paths"].values():
+                for operation in item.values():
+                    if "requestBody" in operation:
+                        operation["responses"] = {str(k): v for k, v in _BODY_PROBLEMS.items()} | operation["responses"]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             app.openapi_schema = document

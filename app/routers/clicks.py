@@ -66,7 +66,8 @@ async def create_click(
 async def follow_click(session: SessionDep, click_id: UUID) -> RedirectResponse:
     """Lead a browser to the merchant. Needs no sign-in: the id cannot be guessed."""
     url = await clicks.get_target_url(session, click_id=click_id)
-    return RedirectResponse(url, 302, {"Cache-Control": "no-store"})
+    # Merchants and networks want to know which site sent the customer: its origin, as is a browser's own default.
+    return RedirectResponse(url, 302, {"Referrer-Policy": "strict-origin-when-cross-origin"})
 
 
 @router.get("/v1/me/clicks", summary="My clicks", responses=problems(401))
