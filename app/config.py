@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     max_concurrent_requests: int = Field(
         400, ge=1, description="Requests in progress per process, beyond which others get 503 at once."
     )
+    rate_limit_factor: float = Field(
+        1.0, ge=0, description="Widens the limits of all requests by class and caller; 0 lifts them. Not money's."
+    )
     forwarded_allow_ips: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1"],
         description="Proxies whose `X-Forwarded-For` and `-Proto` are believed: addresses and CIDRs, comma separated.",

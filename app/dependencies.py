@@ -8,21 +8,34 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from arq.connections import ArqRedis
-from fastapi import Depends, Header, Query, Request, Response, Security
+from fastapi import Depends, Header, Path, Query, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer, OAuth2PasswordBearer
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import get_db
+from app.edge.rate_classes import SAFE_METHODS
 from app.errors import ForbiddenError, UnauthorizedError
 from app.middleware import ANSWER_HEADERS
 from app.models import Base, Customer, CustomerStatus, StaffKey, StaffRole, StaffScope
+from app.schemas.catalogue import MAX_MERCHANT_ID
 from app.services import audit, staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
 from app.services.origin import Origin
 from app.services.passwords import Passwords
-from app.services.rate_limits import Charge, Policy, RateLimiter, address_caller
+from app.services.rate_limits import (
+    READS_CUSTOMER,
+    READS_STAFF,
+    WRITES_CUSTOMER,
+    WRITES_STAFF,
+    Charge,
+    Policy,
+    RateLimiter,
+    RequestClasses,
+    address_caller,
+)
+from app.services.sign_in_throttle import SignInThrottle
 from app.services.tokens import InvalidAccessTokenError, verify_access_token
 
 logger = logging.getLogger(__name__)
@@ -71,6 +84,13 @@ async def get_rate_limiter(request: Request) -> RateLimiter:
     return limiter
 
 
+async def get_sign_in_throttle(request: Request) -> SignInThrottle:
+    """Return what slows the guessing of passwords down."""
+    throttle: SignInThrottle = request.app.state.sign_in_throttle
+    return throttle
+
+
+SignInThrottleDep = Annotated[SignInThrottle, Depends(get_sign_in_throttle)]
 RateLimiterDep = Annotated[RateLimiter, Depends(get_rate_limiter)]
 
 
@@ -109,27 +129,40 @@ _staff_header = APIKeyHeader(
 )
 
 
-async def get_signed_in_id(settings: SettingsDep, token: Annotated[str | None, Security(_customer_scheme)]) -> UUID:
+def _count_class(request: Request, reads: Policy, writes: Policy, caller: str) -> None:
+    classes: RequestClasses = request.app.state.request_classes
+    state = classes.charge(reads if request.method in SAFE_METHODS else writes, caller)
+    if state is not None:
+        request.scope.setdefault(ANSWER_HEADERS, {}).update(state.headers())
+
+
+async def get_signed_in_id(
+    request: Request, settings: SettingsDep, token: Annotated[str | None, Security(_customer_scheme)]
+) -> UUID:
     """Return whose access token came with the request, without asking the database. Raises 401 without a valid one.
 
     For services that hold no connection until they need one; they judge the account themselves.
     """
     if token is None:
         raise SignInRequiredError("Send a customer's access token as 'Authorization: Bearer ...'.")
-    return verify_access_token(settings, token).customer_id
+    customer_id = verify_access_token(settings, token).customer_id
+    _count_class(request, READS_CUSTOMER, WRITES_CUSTOMER, f"customer:{customer_id}")
+    return customer_id
 
 
-async def get_current_customer(
-    session: SessionDep, settings: SettingsDep, token: Annotated[str | None, Security(_customer_scheme)]
-) -> Customer:
+SignedInId = Annotated[UUID, Depends(get_signed_in_id)]
+
+
+async def get_current_customer(session: SessionDep, customer_id: SignedInId) -> Customer:
     """Return the customer whose access token came with the request. Raises 401 without a valid one."""
-    customer = await session.get(Customer, await get_signed_in_id(settings, token))
+    customer = await session.get(Customer, customer_id)
     if customer is None or customer.status is CustomerStatus.CLOSED:
         raise InvalidAccessTokenError("The account of this token is closed.")
     return customer
 
 
 async def get_staff_key(
+    request: Request,
     session: SessionDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_staff_bearer)],
     header: Annotated[str | None, Security(_staff_header)],
@@ -138,7 +171,9 @@ async def get_staff_key(
     key = header or (bearer.credentials if bearer else None)
     if key is None:
         raise staff.InvalidStaffKeyError
-    return await staff.authenticate(session, key)
+    found = await staff.authenticate(session, key)
+    _count_class(request, READS_STAFF, WRITES_STAFF, f"staff:{found.id}")
+    return found
 
 
 StaffKeyDep = Annotated[StaffKey, Depends(get_staff_key)]
@@ -203,7 +238,6 @@ def staff_with(
     return Depends(StaffWithRole(role, scope, on=on, by=by, records=records), scope="function")
 
 
-SignedInId = Annotated[UUID, Depends(get_signed_in_id)]
 
 
 class LimitByCustomer:
@@ -223,6 +257,23 @@ Viewer = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.VIEWER), scope="fun
 Operator = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.OPERATOR), scope="function")]
 Finance = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.FINANCE), scope="function")]
 Admin = Annotated[StaffKey, Depends(StaffWithRole(StaffRole.ADMIN), scope="function")]
+
+
+class LimitByMerchant:
+    """A dependency that counts a staff member's request by the merchant in its path. Raises 429."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    async def __call__(
+        self,
+        request: Request,
+        limiter: RateLimiterDep,
+        _: StaffKeyDep,
+        merchant_id: Annotated[int, Path(ge=1, le=MAX_MERCHANT_ID, examples=[42])],
+    ) -> None:
+        """Count it; the answer tells what is left."""
+        await _charge(request, limiter, Charge(self.policy, f"merchant:{merchant_id}"))
 
 
 @dataclass(frozen=True, slots=True)

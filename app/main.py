@@ -21,6 +21,7 @@ from app import db, metrics, openapi
 from app.config import Settings
 from app.doorbell import Doorbell, create_arq_pool
 from app.edge.load import Load, LoadLimitMiddleware, OverloadedError, watch
+from app.edge.rate_classes import RateClassMiddleware
 from app.edge.request_limits import RequestLimitsMiddleware, UnsupportedMediaTypeError, is_accepted
 from app.edge.security_headers import SecurityHeadersMiddleware
 from app.errors import AppError, FieldError, UnavailableError, problem
@@ -28,7 +29,8 @@ from app.logs import configure_logging, request_id_var
 from app.middleware import RequestContextMiddleware
 from app.routers import ROUTERS
 from app.services.passwords import Passwords
-from app.services.rate_limits import RateLimiter
+from app.services.rate_limits import RateLimiter, RequestClasses
+from app.services.sign_in_throttle import SignInThrottle
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.passwords = Passwords(settings.password_hash_concurrency)
+    app.state.request_classes = RequestClasses(factor=settings.rate_limit_factor)
     app.state.load = Load(settings.max_concurrent_requests)
     for error in (AppError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, handle_exception)
@@ -69,6 +72,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         raw_below=("/v1/webhooks/", "/v1/payout-callbacks"),
         body_seconds=settings.body_timeout_seconds,
     )
+    app.add_middleware(RateClassMiddleware, classes=app.state.request_classes)
     app.add_middleware(LoadLimitMiddleware, load=app.state.load)
     app.add_middleware(RequestContextMiddleware, on_error=handle_exception)
     # Outside what fails and refuses: also such an answer carries CORS headers.
@@ -106,6 +110,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     app.state.arq_pool = create_arq_pool(settings.redis_url)
     app.state.rate_limiter = RateLimiter(app.state.arq_pool)
+    app.state.sign_in_throttle = SignInThrottle(app.state.rate_limiter)
     doorbell = Doorbell(app.state.arq_pool)
     doorbell.start()
     watching = asyncio.create_task(watch(app.state.load))

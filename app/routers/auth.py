@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Response, status
 
-from app.dependencies import CallerDep, PasswordsDep, RateLimiterDep, SettingsDep
+from app.dependencies import CallerDep, PasswordsDep, SettingsDep, SignInThrottleDep
 from app.openapi import problems
 from app.schemas.customers import RevocationRequest, TokenRequest, TokenResponse
 from app.services import sign_in
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/auth", tags=["customers"])
 async def issue_token(
     settings: SettingsDep,
     passwords: PasswordsDep,
-    limiter: RateLimiterDep,
+    throttle: SignInThrottleDep,
     caller: CallerDep,
     form: Annotated[TokenRequest, Form()],
     response: Response,
@@ -32,7 +32,7 @@ async def issue_token(
     once: when a used one comes back, all that descend from the same sign-in are revoked.
     """
     response.headers["Cache-Control"] = "no-store"  # RFC 6749, section 5.1
-    tokens = await sign_in.grant_tokens(settings, passwords, limiter, request=form, caller=caller)
+    tokens = await sign_in.grant_tokens(settings, passwords, throttle, request=form, caller=caller)
     return TokenResponse.model_validate(tokens)
 
 

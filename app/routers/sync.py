@@ -3,14 +3,15 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 
-from app.dependencies import PageDep, SessionDep, staff_with
+from app.dependencies import LimitByMerchant, PageDep, SessionDep, staff_with
 from app.logs import request_id_var
 from app.models import StaffKey, StaffRole, StaffScope, SyncRun, SyncStatus
 from app.openapi import problems
 from app.schemas.catalogue import MAX_MERCHANT_ID
 from app.schemas.sync import SyncJobDetail, SyncJobPage, SyncReceipt
+from app.services.rate_limits import SYNC
 from app.services.sync import runs
 
 router = APIRouter(prefix="/sync", tags=["sync"], responses=problems(401, 403))
@@ -42,7 +43,13 @@ async def get_sync_job(session: SessionDep, _: Viewer, job_id: UUID) -> SyncJobD
     return SyncJobDetail.model_validate(await runs.get_run(session, job_id=job_id))
 
 
-@router.post("/{merchant_id}", status_code=202, summary="Sync a merchant's feed", responses=problems(404, 409))
+@router.post(
+    "/{merchant_id}",
+    status_code=202,
+    summary="Sync a merchant's feed",
+    responses=problems(404, 409),
+    dependencies=[Depends(LimitByMerchant(SYNC))],
+)
 async def request_sync(session: SessionDep, _: Requester, merchant_id: MerchantIdPath) -> SyncReceipt:
     """Queue a sync and answer at once. While one is unfinished, that one is answered and no other begins."""
     run = await runs.request_sync(session, merchant_id=merchant_id, request_id=request_id_var.get())

@@ -10,10 +10,11 @@ import hashlib
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from time import monotonic
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -25,7 +26,7 @@ from app.services.origin import subscriber
 logger = logging.getLogger(__name__)
 
 # Redis answers in well under a millisecond; a caller shall not notice when it does not.
-_REDIS_TIMEOUT_SECONDS = 0.25
+_REDIS_TIMEOUT_SECONDS = 0.05
 # After a failure Redis is not asked again for so long, so that an outage costs one call and not every call its wait.
 _REDIS_PAUSE_SECONDS = 1.0
 _MOST_LOCAL_KEYS = 50_000
@@ -133,67 +134,125 @@ class RateLimitedError(AppError):
         )
 
 
-class RateLimiter:
-    """Counts the calls that reach one process."""
+class LocalLimiter:
+    """Counts the calls that reach one process, in this process alone: no call waits, and no more keys are kept than
+    fit a bounded memory, the newest.
+    """
 
-    def __init__(self, redis: Redis, *, clock: Callable[[], float] = monotonic) -> None:
-        self._script = redis.register_script(_SCRIPT)
+    def __init__(self, *, clock: Callable[[], float] = monotonic, most_keys: int = _MOST_LOCAL_KEYS) -> None:
         self._clock = clock
-        self._asked_again_at = 0.0
-        self._local: OrderedDict[str, float] = OrderedDict()
+        self._most_keys = most_keys
+        self._tats: OrderedDict[str, int] = OrderedDict()
+
+    def charge(self, charges: Sequence[Charge]) -> State | None:
+        """Count a call against all its limits, or against none when one is used up; as RateLimiter does."""
+        return _judge(charges, *self.count(charges))
+
+    def count(self, charges: Sequence[Charge]) -> tuple[bool, list[int]]:
+        """Do what the script does: return whether the call is allowed and how far ahead each key's time is."""
+        now_us = int(self._clock() * 1_000_000)
+        before = [max(0, self._tats.get(charge.key, 0) - now_us) for charge in charges]
+        after = [ahead + charge.policy.interval_us for ahead, charge in zip(before, charges, strict=True)]
+        if any(ahead > charge.policy.window_us for ahead, charge in zip(after, charges, strict=True)):
+            return False, before
+        for charge, ahead in zip(charges, after, strict=True):
+            self._tats[charge.key] = now_us + ahead
+            self._tats.move_to_end(charge.key)
+        while len(self._tats) > self._most_keys:
+            self._tats.popitem(last=False)
+        return True, after
+
+
+class RequestClasses:
+    """The limits that every request counts for, in this process; `factor` widens them all, and 0 lifts them."""
+
+    def __init__(self, *, factor: float = 1.0, clock: Callable[[], float] = monotonic) -> None:
+        self._factor = factor
+        self._limiter = LocalLimiter(clock=clock)
+        self._widened: dict[str, Policy] = {}
+
+    def charge(self, policy: Policy, caller: str) -> State | None:
+        """Count a request. Raises RateLimitedError."""
+        if not self._factor:
+            return None
+        widened = self._widened.get(policy.name)
+        if widened is None:
+            widened = replace(policy, quota=max(1, round(policy.quota * self._factor)))
+            self._widened[policy.name] = widened
+        return self._limiter.charge([Charge(widened, caller)])
+
+
+class Breaker:
+    """Keeps callers from a Redis that does not answer: after a failure one call in each pause finds out, alone."""
+
+    def __init__(
+        self, *, clock: Callable[[], float] = monotonic, deadline_seconds: float = _REDIS_TIMEOUT_SECONDS
+    ) -> None:
+        self._clock = clock
+        self._deadline_seconds = deadline_seconds
+        self._asked_again_at: float | None = None
+
+    async def ask(self, question: Callable[[], Awaitable[Any]]) -> Any | None:  # noqa: ANN401 - what Redis answers
+        """Return Redis's answer; None when there was none in time, or when it is not asked now."""
+        now = self._clock()
+        if self._asked_again_at is not None:
+            if now < self._asked_again_at:
+                return None
+            self._asked_again_at = now + _REDIS_PAUSE_SECONDS
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                answer = await question()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._asked_again_at = self._clock() + _REDIS_PAUSE_SECONDS
+            logger.warning("rate limits without Redis", extra={"error": type(error).__name__})
+            return None
+        self._asked_again_at = None
+        return answer
+
+
+class RateLimiter:
+    """Counts the calls that reach all processes, in Redis; in this process what may not be unlimited without it."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        clock: Callable[[], float] = monotonic,
+        deadline_seconds: float = _REDIS_TIMEOUT_SECONDS,
+    ) -> None:
+        self.redis = redis
+        self.breaker = Breaker(clock=clock, deadline_seconds=deadline_seconds)
+        self._script = redis.register_script(_SCRIPT)
+        self._local = LocalLimiter(clock=clock)
 
     async def charge(self, charges: Sequence[Charge]) -> State | None:
         """Count a call against all its limits, or against none when one is used up; returns the tightest one's state.
 
         Raises RateLimitedError.
         """
-        counted = await self._ask_redis(charges)
-        if counted is None:
-            charges = [charge for charge in charges if charge.policy.fallback is Fallback.LOCAL]
-            counted = self._count_here(charges)
-        allowed, ahead_us = counted
-        if not charges:
-            return None
-        # The limit with the least room is the one worth telling.
-        charge, used_us = min(zip(charges, ahead_us, strict=True), key=lambda pair: pair[0].policy.window_us - pair[1])
-        policy = charge.policy
-        room_us = max(0, policy.window_us - used_us)
-        state = State(policy, room_us // policy.interval_us, math.ceil(used_us / 1_000_000))
-        if not allowed:
-            metrics.RATE_LIMITED.labels(policy.name).inc()
-            wait_us = used_us + policy.interval_us - policy.window_us
-            raise RateLimitedError(state, retry_after_seconds=max(1, math.ceil(wait_us / 1_000_000)))
-        return state
-
-    async def _ask_redis(self, charges: Sequence[Charge]) -> tuple[bool, list[int]] | None:
-        """Return whether the call is allowed and how far ahead each key's time is; None when Redis does not answer."""
-        if self._clock() < self._asked_again_at:
-            return None
         keys = [charge.key for charge in charges]
         arguments = [value for charge in charges for value in (charge.policy.interval_us, charge.policy.window_us)]
-        try:
-            async with asyncio.timeout(_REDIS_TIMEOUT_SECONDS):
-                answer = await self._script(keys=keys, args=arguments)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._asked_again_at = self._clock() + _REDIS_PAUSE_SECONDS
-            logger.warning("rate limits without Redis", extra={"error": type(error).__name__})
-            return None
+        answer = await self.breaker.ask(lambda: self._script(keys=keys, args=arguments))
+        if answer is None:
+            charges = [charge for charge in charges if charge.policy.fallback is Fallback.LOCAL]
+            return self._local.charge(charges)
         allowed, *ahead = answer
-        return bool(int(allowed)), [int(value) for value in ahead]
+        return _judge(charges, bool(int(allowed)), [int(value) for value in ahead])
 
-    def _count_here(self, charges: Sequence[Charge]) -> tuple[bool, list[int]]:
-        """Do what the script does, on this process's own times, of which only the newest are kept."""
-        now_us = int(self._clock() * 1_000_000)
-        before = [max(0, int(self._local.get(charge.key, 0)) - now_us) for charge in charges]
-        after = [ahead + charge.policy.interval_us for ahead, charge in zip(before, charges, strict=True)]
-        if any(ahead > charge.policy.window_us for ahead, charge in zip(after, charges, strict=True)):
-            return False, before
-        for charge, ahead in zip(charges, after, strict=True):
-            self._local[charge.key] = now_us + ahead
-            self._local.move_to_end(charge.key)
-        while len(self._local) > _MOST_LOCAL_KEYS:
-            self._local.popitem(last=False)
-        return True, after
+
+def _judge(charges: Sequence[Charge], allowed: bool, ahead_us: Sequence[int]) -> State | None:  # noqa: FBT001 - the script's answer
+    if not charges:
+        return None
+    # The limit with the least room is the one worth telling.
+    charge, used_us = min(zip(charges, ahead_us, strict=True), key=lambda pair: pair[0].policy.window_us - pair[1])
+    policy = charge.policy
+    room_us = max(0, policy.window_us - used_us)
+    state = State(policy, room_us // policy.interval_us, math.ceil(used_us / 1_000_000))
+    if not allowed:
+        metrics.RATE_LIMITED.labels(policy.name).inc()
+        wait_us = used_us + policy.interval_us - policy.window_us
+        raise RateLimitedError(state, retry_after_seconds=max(1, math.ceil(wait_us / 1_000_000)))
+    return state
 
 
 def address_caller(address: str | None) -> str:
@@ -201,14 +260,27 @@ def address_caller(address: str | None) -> str:
     return f"address:{subscriber(address) or 'unknown'}"
 
 
+# The whole table: name, quota, window in seconds, what holds without Redis; and what each is counted by. The narrow ones
+# are counted in Redis, for all processes together.
 # Addresses are shared: behind one of a mobile carrier's are thousands of customers. So limits by address are wide, and
 # the narrow ones go by account.
-SIGN_IN_ADDRESS = Policy("sign-in-address", quota=120, window_seconds=60, fallback=Fallback.LOCAL)
-SIGN_IN_ACCOUNT = Policy("sign-in-account", quota=10, window_seconds=300, fallback=Fallback.LOCAL)
-REGISTER = Policy("register", quota=60, window_seconds=3600, fallback=Fallback.LOCAL)
-STEP_UP = Policy("step-up", quota=20, window_seconds=300, fallback=Fallback.LOCAL)
-EXPORT = Policy("export", quota=5, window_seconds=86_400, fallback=Fallback.LOCAL)
-PAYOUT = Policy("payout", quota=300, window_seconds=3600, fallback=Fallback.LOCAL)
-CLICK = Policy("click", quota=120, window_seconds=60)
+SIGN_IN_ADDRESS = Policy("sign-in-address", 120, 60, Fallback.LOCAL)  # address
+SIGN_IN_ACCOUNT = Policy("sign-in-account", 100, 3600, Fallback.LOCAL)  # e-mail, from where it never signed in
+REGISTER = Policy("register", 60, 3600, Fallback.LOCAL)  # address
+STEP_UP = Policy("step-up", 20, 300, Fallback.LOCAL)  # customer
+PAYOUT = Policy("payout", 300, 3600, Fallback.LOCAL)  # customer
+EXPORT = Policy("export", 5, 86_400, Fallback.LOCAL)  # customer
+CLICK = Policy("click", 120, 60)  # customer
 # Whoever files and withdraws all day is looking for other people's orders.
-CLAIM = Policy("claim", quota=60, window_seconds=3600)
+CLAIM = Policy("claim", 60, 3600)  # customer
+SYNC = Policy("sync", 60, 3600)  # merchant
+
+# Every request counts for one of these, in its own process alone: they stop a client that runs wild, at the price of a
+# look into a dictionary, also when Redis is down. So the service as a whole allows as many times as it has processes.
+READS_ADDRESS = Policy("reads-address", 6_000, 60)  # address
+WRITES_ADDRESS = Policy("writes-address", 1_200, 60)  # address
+WEBHOOKS_SOURCE = Policy("webhooks-source", 120_000, 60)  # source key
+READS_CUSTOMER = Policy("reads-customer", 600, 60)  # customer
+WRITES_CUSTOMER = Policy("writes-customer", 300, 60)  # customer
+READS_STAFF = Policy("reads-staff", 3_000, 60)  # staff key
+WRITES_STAFF = Policy("writes-staff", 1_200, 60)  # staff key

@@ -28,7 +28,7 @@ from app.ids import new_id
 from app.models import Customer, CustomerStatus, RefreshToken
 from app.schemas.customers import GrantType, TokenRequest
 from app.services.passwords import Passwords
-from app.services.rate_limits import SIGN_IN_ACCOUNT, SIGN_IN_ADDRESS, Charge, RateLimiter
+from app.services.sign_in_throttle import SignInThrottle
 from app.services.tokens import InvalidAccessTokenError, issue_access_token, verify_access_token
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Tokens:
 
 
 async def grant_tokens(
-    settings: Settings, passwords: Passwords, limiter: RateLimiter, *, request: TokenRequest, caller: str
+    settings: Settings, passwords: Passwords, throttle: SignInThrottle, *, request: TokenRequest, caller: str
 ) -> Tokens:
     """Answer a token request.
 
@@ -83,8 +83,10 @@ async def grant_tokens(
     """
     match request:
         case TokenRequest(grant_type=GrantType.PASSWORD, username=str(email), password=SecretStr() as password):
-            await limiter.charge([Charge(SIGN_IN_ADDRESS, caller), Charge(SIGN_IN_ACCOUNT, f"account:{email.lower()}")])
-            return await sign_in(settings, passwords, email=email, password=password.get_secret_value())
+            await throttle.admit(email=email, caller=caller)
+            tokens = await sign_in(settings, passwords, email=email, password=password.get_secret_value())
+            await throttle.welcome(email=email, caller=caller)
+            return tokens
         case TokenRequest(grant_type=GrantType.REFRESH_TOKEN, refresh_token=SecretStr() as token):
             return await refresh(settings, refresh_token=token.get_secret_value())
         case _:
