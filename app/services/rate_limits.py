@@ -260,7 +260,7 @@ def address_caller(address: str | None) -> str:
     return f"address:{subscriber(address) or 'unknown'}"
 
 
-# The whole table: name, quota, window in seconds, what holds without Redis; and what each is counted by. The narrow ones
+# The whole table: name, quota, window in seconds, what holds without Redis; then its caller. The narrow ones
 # are counted in Redis, for all processes together.
 # Addresses are shared: behind one of a mobile carrier's are thousands of customers. So limits by address are wide, and
 # the narrow ones go by account.

@@ -126,7 +126,8 @@ async def test_what_is_no_positive_whole_amount_is_refused(world: World, amount:
         "/v1/me/payouts", content=body, headers={**world.headers, "Content-Type": "application/json"}
     )
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["loc"] == ["body", "amount_minor"]
+    # What is no JSON has no place in it.
+    assert answer.json()["errors"][0]["loc"] == ["body", "amount_minor"][: 1 if amount in {"NaN", "Infinity"} else 2]
     assert await world.balance() == {"available": 1_000_000}
 
 
