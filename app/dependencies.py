@@ -238,8 +238,6 @@ def staff_with(
     return Depends(StaffWithRole(role, scope, on=on, by=by, records=records), scope="function")
 
 
-
-
 class LimitByCustomer:
     """A dependency that counts a request by the customer who sent it. Raises 429."""
 
