@@ -94,11 +94,12 @@ def _button(body: bytes, _: str) -> dict[str, str]:
     return {"X-Button-Signature": hmac.new(KEY.encode(), body, hashlib.sha256).hexdigest()}
 
 
-def _fidel(body: bytes, url: str, *, at: float | None = None) -> dict[str, str]:
+def fidel_headers(body: bytes, url: str, *, at: float | None = None, secret: str = KEY) -> dict[str, str]:
+    """Sign as Fidel does: HMAC over body, address and time in milliseconds, and over its base64 once more."""
     timestamp = str(int((at or time.time()) * 1000))
 
     def digest(text: bytes) -> bytes:
-        return base64.b64encode(hmac.new(KEY.encode(), text, hashlib.sha256).digest())
+        return base64.b64encode(hmac.new(secret.encode(), text, hashlib.sha256).digest())
 
     signature = digest(digest(body + url.encode() + timestamp.encode()))
     return {"x-fidel-signature": signature.decode(), "x-fidel-timestamp": timestamp}
@@ -108,5 +109,5 @@ SIGNERS: Mapping[str, Callable[[bytes, str], dict[str, str]]] = {
     "direct": lambda body, _: signed_headers(body),
     "wildfire": lambda _, __: {"X-Callback-Key": KEY},
     "button": _button,
-    "fidel": _fidel,
+    "fidel": fidel_headers,
 }
