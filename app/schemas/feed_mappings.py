@@ -94,7 +94,8 @@ class OptionalFields(RequestModel):
     currency: FieldNames | None = Field(None, examples=["currency"])
     available: FieldNames | None = Field(
         None,
-        description="True, false, `in stock`, `out of stock` and the like, or how many there are.",
+        description="True, false, `in stock`, `out of stock` and the like, how many there are, or a word of"
+        " `availability_words`.",
         examples=["in_stock"],
     )
 
@@ -105,6 +106,19 @@ class Fields(OptionalFields):
     external_id: FieldNames
     title: FieldNames
     price: FieldNames
+
+
+class AvailabilityWords(RequestModel):
+    """What the feed's own words say about availability, beside those that are always known; capitals do not matter."""
+
+    yes: Words = Field(examples=[["auf lager"]])
+    no: Words = Field(examples=[["ausverkauft"]])
+
+    @model_validator(mode="after")
+    def _mean_one_thing(self) -> Self:
+        if both := set(self.yes) & set(self.no):
+            raise ValueError(f"{min(both)!r} cannot mean yes and no")
+        return self
 
 
 class Delta(RequestModel):
@@ -180,6 +194,7 @@ class Mapping(RequestModel):
     decimal: Literal[".", ","] | None = Field(
         None, description="The sign before a price's decimals; null: told by each price, and refused where it cannot."
     )
+    availability_words: AvailabilityWords | None = None
     group_by: FieldNames | None = Field(
         None,
         description="Rows with the same value here are variants of one offer: the first of each text, the range of"
@@ -270,6 +285,7 @@ class MappingWrite(RequestModel):
     currency: Currency | None = None
     price_unit: PriceUnit | None = None
     decimal: Literal[".", ","] | None = None
+    availability_words: AvailabilityWords | None = None
     group_by: FieldNames | None = None
     delta: Delta | None = None
     paging: Paging | None = None

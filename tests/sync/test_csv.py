@@ -200,6 +200,18 @@ async def test_availability_is_read_in_the_words_that_feeds_use(world: World) ->
     assert [live[str(number)].available for number in range(5)] == list(words.values())
 
 
+async def test_a_feed_may_have_its_own_words_for_availability(world: World) -> None:
+    stocks = ["Ja", "Slut_i lager", "in stock", "kanske"]
+    lines = [f"{number},A,1,https://shop.example/{number},{stock}" for number, stock in enumerate(stocks)]
+    world.server.serve("\n".join(["id,title,price,link,stock", *lines, ""]))
+    own = {"yes": ["ja"], "no": ["slut-i-lager"]}
+    mapping = {"fields": {**PLAIN["fields"], "available": "stock"}, "availability_words": own}
+    await world.set_feed(format="csv", mapping=mapping)
+    run = await world.sync()
+    assert run["rejected_samples"] == [{"row": 4, "reason": "available 'kanske' is neither yes nor no"}]
+    assert {key: offer.available for key, offer in (await world.live()).items()} == {"0": True, "1": False, "2": True}
+
+
 async def test_a_missing_column_is_named(world: World) -> None:
     world.server.serve("sku;name\n1;A\n")
     await world.set_feed(format="csv", mapping=PLAIN)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from app.schemas.feed_mappings import AnyMapping
 from app.services.sync.errors import RowError
-from app.services.sync.offers import OfferBuilder, Price, StagedRow, read_flag
+from app.services.sync.offers import OfferBuilder, Price, StagedRow
 from app.services.sync.readers.pick import Row, Values
 from app.services.sync.tally import Tally
 
@@ -102,7 +102,7 @@ class _Group:
     def _take(self, number: int, row: Values) -> None:
         """Take what a row costs; one with a bad price is rejected by itself, one without a price is a further image."""
         try:
-            if row.available and read_flag(row.available):
+            if row.available and self._builder.is_available(row.available):
                 self._is_available = True
             self._price = _range(self._price, self._builder.price(row))
         except RowError as error:

@@ -94,6 +94,24 @@ class OfferBuilder:
         self._minor_unit = mapping.price_unit is PriceUnit.MINOR
         self._url_parts = split_template(_with_host(mapping.url_template, defaults.tracking_url))
         self._now = datetime.now(UTC)
+        self._flags = _AVAILABLE
+        if (words := mapping.availability_words) is not None:
+            own = dict.fromkeys(words.yes, True) | dict.fromkeys(words.no, False)
+            self._flags = _AVAILABLE | {_word(text): flag for text, flag in own.items()}
+
+    def is_available(self, value: Any) -> bool:  # noqa: ANN401 - a feed's value
+        """Return what a value says about availability; nothing said means available. Raises RowError."""
+        if isinstance(value, bool):
+            return value
+        text = _text(value, "available")
+        if not text:
+            return True
+        word = _word(text)
+        if (available := self._flags.get(word)) is None:
+            if word.isascii() and word.isdecimal():
+                return int(word[:18]) > 0
+            raise RowError(f"available {_shown(text)} is neither yes nor no")
+        return available
 
     def price(self, values: Values) -> Price | None:
         """Return a row's price, None when it has none. Raises RowError."""
@@ -124,7 +142,7 @@ class OfferBuilder:
         image_url = _text(values.image_url, "image_url")
         if image_url and not _is_url(image_url):
             image_url = ""
-        available = read_flag(values.available)
+        available = self.is_available(values.available)
         content = "\x1f".join(
             (external_id, title, description, brand or "", category_slug or "", url, image_url,
              f"{price.currency} {price.minor} {price.max_minor} {available:d}")
@@ -275,20 +293,9 @@ def _is_url(text: str) -> bool:
     return len(text) <= _LONGEST_URL and _HTTP_URL.fullmatch(text) is not None
 
 
-def read_flag(value: Any) -> bool:  # noqa: ANN401 - a feed's value
-    """Return what a value says about availability; nothing said means available. Raises RowError."""
-    if isinstance(value, bool):
-        return value
-    text = _text(value, "available")
-    if not text:
-        return True
+def _word(text: str) -> str:
     # schema.org's values are addresses: https://schema.org/InStock
-    word = text.rpartition("/")[2].lower().replace("_", " ").replace("-", " ")
-    if (available := _AVAILABLE.get(word)) is None:
-        if word.isascii() and word.isdecimal():
-            return int(word[:18]) > 0
-        raise RowError(f"available {_shown(text)} is neither yes nor no")
-    return available
+    return text.rpartition("/")[2].lower().replace("_", " ").replace("-", " ")
 
 
 def _shown(value: object) -> str:
