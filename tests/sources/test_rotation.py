@@ -1,4 +1,4 @@
-"""A secret is rotated while webhooks come in: the old and the new one hold, then only the new; none is refused wrongly."""
+"""A secret is rotated while webhooks come in: old and new hold, then only the new; none is refused wrongly."""
 
 import asyncio
 from typing import Any
