@@ -21,7 +21,7 @@ demo: venv ## Tell the story of one cashback against the running `make run`
 	@exec $(PY) -m app.cli demo $(ARGS)
 
 test: venv ## Run all tests on embedded servers (ARGS="-k wallet")
-	@$(PY) -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile -m "not fault" $(ARGS)
+	@$(PY) -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not fault" $(ARGS)
 	@$(PY) -m pytest -n 2 --dist loadfile -m fault $(ARGS)
 
 test-faults: venv ## Run only the tests that stop, freeze or kill servers and processes

@@ -24,6 +24,7 @@ from app.cli import alembic_config
 from app.config import Environment, Settings
 from app.doorbell import Doorbell, create_arq_pool
 from app.ids import new_id
+from app.logs import configure_logging
 from app.main import create_app
 from app.services.ledger.verify import violations
 from app.services.rate_limits import RateLimiter
@@ -31,6 +32,13 @@ from app.services.sign_in_throttle import SignInThrottle
 from tests.servers import DATABASE_VARIABLE, database_url, redis_url, start_servers
 
 _servers = pytest.StashKey[ExitStack]()
+
+# Files whose tests take long, though they are few: handed out first, none is left for one process at the end.
+_LONG = ("tests/money/test_machine.py", "tests/sources/test_malformed.py", "tests/test_dev.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -155,11 +163,20 @@ async def session(shared_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
             await outer.rollback()
 
 
+@pytest.fixture(scope="session")
+def application(settings: Settings) -> FastAPI:
+    """One application for all tests; `in_process` gives it its settings, which differ in the database only.
+
+    The framework builds each route anew for each application, on its first request: a third of the suite's time.
+    """
+    return create_app(settings)
+
+
 @pytest.fixture
-async def client(session: AsyncSession, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def client(session: AsyncSession, application: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP to the application in-process, inside the test's transaction, with a real Redis behind the doorbell."""
     async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(in_process(create_app(settings), settings))
+        yield await stack.enter_async_context(in_process(application, settings))
 
 
 @pytest.fixture
@@ -178,10 +195,10 @@ async def committed_db(template: str, worker_number: int) -> AsyncIterator[Setti
 
 
 @pytest.fixture
-async def committed_client(committed_db: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def committed_client(committed_db: Settings, application: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP to the application in-process on `committed_db`: requests may race."""
     async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(in_process(create_app(committed_db), committed_db))
+        yield await stack.enter_async_context(in_process(application, committed_db))
 
 
 class in_process:  # noqa: N801 - reads as the function it stands for
@@ -192,6 +209,8 @@ class in_process:  # noqa: N801 - reads as the function it stands for
         self.settings = settings
 
     async def __aenter__(self) -> httpx.AsyncClient:
+        configure_logging(self.settings.log_level, process="api")
+        self.app.state.settings = self.settings
         self.pool = create_arq_pool(self.settings.redis_url)
         await self.pool.flushdb()
         self.app.state.arq_pool = self.pool
