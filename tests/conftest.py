@@ -164,12 +164,12 @@ async def session(shared_engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture(scope="session")
-def application(settings: Settings) -> FastAPI:
-    """One application for all tests; `in_process` gives it its settings, which differ in the database only.
+def application() -> FastAPI:
+    """One application for all tests; `in_process` gives it its settings, which differ in their servers only.
 
     The framework builds each route anew for each application, on its first request: a third of the suite's time.
     """
-    return create_app(settings)
+    return create_app(make_settings(database_url="postgresql://nobody@localhost/none", redis_url="redis://localhost"))
 
 
 @pytest.fixture
