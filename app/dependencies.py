@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
-from app.db import get_db
+from app.db import get_db, transaction
 from app.edge.rate_classes import SAFE_METHODS
 from app.errors import ForbiddenError, UnauthorizedError
 from app.middleware import ANSWER_HEADERS
@@ -204,6 +205,12 @@ class StaffWithRole:
 
     async def __call__(self, request: Request, session: SessionDep, key: StaffKeyDep) -> AsyncIterator[StaffKey]:
         """Provide the staff key, and record what is done with it. Raises 403 when it may not do this."""
+        async with self.let_in(request, session, key):
+            yield key
+
+    @asynccontextmanager
+    async def let_in(self, request: Request, session: AsyncSession, key: StaffKey) -> AsyncIterator[None]:
+        """Let a key in and record what is done inside. Raises 403 when it may not do this."""
         action = request.scope["route"].name
         try:
             staff.require(key, self.role, self.scope)
@@ -212,11 +219,11 @@ class StaffWithRole:
             logger.warning("staff refused", extra={**who, "action": action, "code": error.code})
             raise
         if request.method in {"GET", "HEAD"} and not self.records:
-            yield key
+            yield
             return
         actor = audit.staff_actor(key, request.client.host if request.client else None)
         async with audit.recorded(session, actor=actor, action=action, target=self._target(request)):
-            yield key
+            yield
 
     def _target(self, request: Request) -> audit.Target:
         if self.on is not None:
@@ -236,6 +243,22 @@ def staff_with(
 ) -> Any:  # noqa: ANN401 - Depends' own type
     """Let in staff keys, as `Annotated[StaffKey, staff_with(...)]`; the record is written before the commit."""
     return Depends(StaffWithRole(role, scope, on=on, by=by, records=records), scope="function")
+
+
+class StaffBeforehand(StaffWithRole):
+    """The same, its transaction over when the handler begins: for one that waits for somebody else's server."""
+
+    async def __call__(  # type: ignore[override]  # FastAPI calls each by its own parameters
+        self,
+        request: Request,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_staff_bearer)],
+        header: Annotated[str | None, Security(_staff_header)],
+    ) -> StaffKey:
+        """Return the staff key, and record that it was let in. Raises 401 without a valid one, 403."""
+        async with transaction() as session:
+            key = await get_staff_key(request, session, bearer, header)
+            async with self.let_in(request, session, key):
+                return key
 
 
 class LimitByCustomer:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = "cashback:default"
 SYNC_QUEUE = "cashback:sync"
-_QUEUES = {"sync_merchant": SYNC_QUEUE}
+_QUEUES = {"sync_merchant": SYNC_QUEUE, "poll_source": SYNC_QUEUE}
 
 _ENQUEUE_TIMEOUT_SECONDS = 0.5
 # Equal rings within such a slot of time are one job, whichever process rings: 500 webhooks a second are 20 drain jobs.

@@ -44,6 +44,12 @@ WEBHOOKS_RECEIVED = Counter(
 WEBHOOKS_PROCESSED = Counter(
     "webhook_processed_total", "Webhook events that left the inbox, by final status.", ("status",)
 )
+POLLED_ITEMS = Counter(
+    "polled_items_total",
+    "Items that polls fetched, by the source's preset and whether they were news.",
+    ("preset", "outcome"),
+)
+POLLS = Counter("polls_total", "Polls that ended, by the source's preset and outcome.", ("preset", "outcome"))
 SYNC_ROWS = Counter("sync_rows_total", "Feed rows by what became of them.", ("outcome",))
 SYNC_RUNS = Counter("sync_runs_total", "Finished feed syncs by status.", ("status",))
 RATE_LIMITED = Counter("rate_limited_total", "Requests refused because of a rate limit, by policy.", ("policy",))

@@ -5,7 +5,7 @@ import gzip
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +19,8 @@ class Request:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
 
 @dataclass
@@ -85,7 +87,10 @@ class FeedServer:
         self._writers.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                if not await self._answer(_parse(head), writer):
+                request = _parse(head)
+                if length := int(request.headers.get("content-length", "0")):
+                    request = replace(request, body=await reader.readexactly(length))
+                if not await self._answer(request, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -126,9 +131,11 @@ class FeedServer:
 
 def _parse(head: bytes) -> Request:
     first, *rest = head.decode("latin-1").split("\r\n")
-    target = urlsplit(first.split(" ")[1])
+    method, address, _ = first.split(" ")
+    target = urlsplit(address)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest if line)}
-    return Request(target.path, {name: values[0] for name, values in parse_qs(target.query).items()}, headers)
+    query = {name: values[0] for name, values in parse_qs(target.query).items()}
+    return Request(target.path, query, headers, method)
 
 
 def offers(count: int, *, start: int = 1, price_minor: int = 1000) -> list[dict[str, Any]]:

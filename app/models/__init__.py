@@ -41,6 +41,7 @@ from app.models.payouts import (
     PayoutRule,
     PayoutStatus,
 )
+from app.models.polling import PolledItem, Poller
 from app.models.privacy import DataExport, DataExportPart, ExportStatus
 from app.models.proposals import Proposal, ProposalKind, ProposalStatus
 from app.models.referrals import Referral, ReferralCheck, ReferralProgram, ReferralReason, ReferralStatus
@@ -111,6 +112,8 @@ __all__ = [
     "PayoutProvider",
     "PayoutRule",
     "PayoutStatus",
+    "PolledItem",
+    "Poller",
     "Posting",
     "Proposal",
     "ProposalKind",

@@ -169,6 +169,8 @@ class OrderReport(Base):
     is_dated: Mapped[bool] = mapped_column(default=True, server_default="true")
     # Whether its amounts are to be added to those of the other reports.
     is_delta: Mapped[bool] = mapped_column(default=False, server_default="false")
+    # What names such a row at its source: told again, perhaps with another status, it still counts once.
+    row_id: Mapped[str | None]
     created_at: Mapped[datetime] = created_at()
 
 

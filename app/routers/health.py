@@ -85,6 +85,10 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
     syncs = Gauge(
         "sync_runs_unfinished", "Sync runs that have not finished, by status.", ("status",), registry=registry
     )
+    polls_failing = Gauge("polling_failing_sources", "Sources whose last poll failed.", registry=registry)
+    polls_overdue = Gauge(
+        "polling_overdue_seconds", "Time since the most overdue source was to be polled.", registry=registry
+    )
     violations = Gauge(
         "ledger_invariant_violations",
         "Violations found by the last whole check of a rule of the ledger, or so far by the one on its way.",
@@ -117,6 +121,9 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
             uncredited.set(uncredited_count)
             for status, count in (await monitoring.measure_syncs(session)).items():
                 syncs.labels(status).set(count)
+            failing, overdue_seconds = await monitoring.measure_polling(session)
+            polls_failing.set(failing)
+            polls_overdue.set(overdue_seconds)
             proofs, days = await monitoring.measure_ledger(session)
             for proof in proofs:
                 violations.labels(proof.rule).set(proof.violations)

@@ -140,22 +140,30 @@ class NoAuthentication(DefinitionModel):
     kind: Literal["none"]
 
 
+class ClosedAuthentication(DefinitionModel):
+    """No request proves anything: the source is only polled, and whatever is posted to its address is refused."""
+
+    kind: Literal["closed"]
+
+
 Authentication: TypeAlias = Annotated[
     Annotated[
         StandardWebhooksAuthentication
         | HmacAuthentication
         | TokenAuthentication
         | BasicAuthentication
-        | NoAuthentication,
+        | NoAuthentication
+        | ClosedAuthentication,
         Field(discriminator="kind"),
     ],
     BeforeValidator(
         by_kind,
-        json_schema_input_type=Literal["standard_webhooks", "none"]
+        json_schema_input_type=Literal["standard_webhooks", "none", "closed"]
         | StandardWebhooksAuthentication
         | HmacAuthentication
         | TokenAuthentication
         | BasicAuthentication
-        | NoAuthentication,
+        | NoAuthentication
+        | ClosedAuthentication,
     ),
 ]

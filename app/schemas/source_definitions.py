@@ -12,6 +12,7 @@ from app.models import ReportKind
 from app.schemas.admin_catalogue import ParameterName
 from app.schemas.source_authentication import Authentication, DefinitionModel, HmacAuthentication, PayloadName, by_kind
 from app.schemas.source_fields import AmountField, Path, ShortText, TextField, TimeField
+from app.schemas.source_polling import Polling
 
 
 def _read_network(value: object) -> IPv4Network | IPv6Network:
@@ -147,6 +148,7 @@ class SourceDefinition(DefinitionModel):
     transport: Transport
     reading: Reading
     polled: Reading | None = Field(None, description="How an event reads that we fetched from the source instead.")
+    polling: Polling | None = Field(None, description="How events are fetched from the source, if they are.")
     subid_parameter: ParameterName = Field(
         description="Query parameter of a click-out that carries our click id.", examples=["clickref"]
     )
@@ -161,7 +163,7 @@ class SourceDefinition(DefinitionModel):
     @property
     def needs_secret(self) -> bool:
         """Whether requests are proven with a secret."""
-        return self.authentication.kind != "none"
+        return self.authentication.kind not in {"none", "closed"}
 
     @model_validator(mode="after")
     def _proof_covers_the_payload(self) -> Self:
@@ -179,4 +181,12 @@ class SourceDefinition(DefinitionModel):
         told_apart = self.authentication.kind == "standard_webhooks" or self.reading.mapping.event_id is not None
         if self.reading.sign_rule == "delta" and not told_apart:
             raise ValueError("reading.mapping.event_id: a delta network needs it, else a repeat would count twice")
+        return self
+
+    @model_validator(mode="after")
+    def _polled_items_are_told_apart(self) -> Self:
+        if self.polling is not None and (self.polled or self.reading).mapping.event_id is None:
+            raise ValueError("polled.mapping.event_id: needed, since what is polled is polled again")
+        if self.authentication.kind == "closed" and self.polling is None:
+            raise ValueError("authentication: a closed source needs polling, else nothing ever comes from it")
         return self

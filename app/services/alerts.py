@@ -1,4 +1,4 @@
-"""Alerts: merchants that fell silent, feeds that went stale, sources whose events cannot be credited.
+"""Alerts: merchants that fell silent, stale feeds, sources whose events cannot be credited or whose polls fail.
 
 Silence is judged against a merchant's own history: the orders heard of in the last 24 hours beside those of the same 24
 hours of the week in each of the eight weeks before. Orders are rare, independent events, so their number is taken to be
@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, case, func, literal, select
+from sqlalchemy import Select, case, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.ids import first_id_at
@@ -24,6 +24,7 @@ from app.models import (
     Merchant,
     MerchantStatus,
     Order,
+    Poller,
     Source,
     SourceStatus,
     SyncRun,
@@ -49,6 +50,8 @@ _STALE_GRACE = timedelta(hours=1)
 _SOURCE_WINDOW = timedelta(hours=1)
 _FEWEST_EVENTS = 20
 _MOST_FAILED_SHARE = 0.2
+# A poll that failed once is tried again before anybody is told.
+_MOST_FAILED_POLLS = 2
 _FAILED = (WebhookStatus.REJECTED, WebhookStatus.DEAD, WebhookStatus.QUARANTINED)
 
 
@@ -155,7 +158,7 @@ async def _findings(session: AsyncSession, now: datetime) -> list[Finding]:
     return [
         *await _silent_merchants(session, now),
         *await _stale_feeds(session, now),
-        *await _failing_sources(session, now),
+        *_one_a_source([*await _failing_sources(session, now), *await _failing_polls(session, now)]),
     ]
 
 
@@ -244,6 +247,45 @@ async def _failing_sources(session: AsyncSession, now: datetime) -> Iterable[Fin
         )
         for source_id, events, broken in await session.execute(statement)
     ]
+
+
+async def _failing_polls(session: AsyncSession, now: datetime) -> Iterable[Finding]:
+    """Find sources whose polls fail, or do not come: what they know of sales is not known here."""
+    allowed = Poller.interval_seconds * _STALE_INTERVALS * literal(timedelta(seconds=1)) + _STALE_GRACE
+    rows = await session.scalars(
+        select(Poller)
+        .join(Source, Source.id == Poller.source_id)
+        .where(
+            Poller.enabled,
+            Source.status == SourceStatus.ACTIVE,
+            or_(
+                Poller.failures > _MOST_FAILED_POLLS,
+                func.coalesce(Poller.last_success_at, Poller.created_at) + allowed < now,
+            ),
+        )
+    )
+    return [
+        Finding(
+            AlertKind.FAILING_SOURCE,
+            {
+                "failed_polls": poller.failures,
+                "poll_error": poller.last_error,
+                "last_poll_success_at": poller.last_success_at and utc(poller.last_success_at),
+            },
+            source_id=poller.source_id,
+        )
+        for poller in rows
+    ]
+
+
+def _one_a_source(findings: Iterable[Finding]) -> Iterable[Finding]:
+    """Make one finding of those about the same source, with the figures of all."""
+    found: dict[int | None, Finding] = {}
+    for finding in findings:
+        known = found.get(finding.source_id)
+        details = {**(known.details if known else {}), **finding.details}
+        found[finding.source_id] = Finding(finding.kind, details, source_id=finding.source_id)
+    return found.values()
 
 
 async def _tell(session: AsyncSession, alert: Alert, event: str) -> None:

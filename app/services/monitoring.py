@@ -18,6 +18,9 @@ from app.models import (
     PayoutChange,
     PayoutProvider,
     PayoutStatus,
+    Poller,
+    Source,
+    SourceStatus,
     SyncRun,
     SyncStatus,
     WebhookEvent,
@@ -109,6 +112,22 @@ async def measure_syncs(session: AsyncSession) -> dict[str, int]:
         .group_by(SyncRun.status)
     )
     return {"queued": 0, "running": 0} | {status.value: count for status, count in rows}
+
+
+async def measure_polling(session: AsyncSession) -> tuple[int, float]:
+    """Count sources whose last poll failed; and the seconds since the most overdue one was due."""
+    failing, oldest, now = (
+        await session.execute(
+            select(
+                func.count().filter(Poller.failures > 0),
+                func.coalesce(func.min(Poller.next_poll_at), func.now()),
+                func.now(),
+            )
+            .join(Source, Source.id == Poller.source_id)
+            .where(Poller.enabled, Source.status == SourceStatus.ACTIVE)
+        )
+    ).one()
+    return failing, max(0.0, _seconds_between(oldest, now))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import order_expiry, release_payable
 from app.workers.payouts import payout_sender
+from app.workers.polling import ring_due_polls, source_poll
 from app.workers.privacy import export_builder
 from app.workers.referrals import settle_referrals
 from app.workers.runner import WorkerKind
@@ -68,9 +69,13 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                 name="sync",
                 queue=SYNC_QUEUE,
                 # Above what a sync gives itself, so that it ends by its own rules.
-                functions=(job(merchant_sync(settings), timeout_seconds=settings.feed_max_seconds + 60),),
+                functions=(
+                    job(merchant_sync(settings), timeout_seconds=settings.feed_max_seconds + 60),
+                    job(source_poll(settings), timeout_seconds=600),
+                ),
                 schedule=(
                     Scheduled("queue_due_syncs", settings.sweep_interval_seconds, queue_due_syncs),
+                    Scheduled("poll_due", settings.sweep_interval_seconds, ring_due_polls),
                     Scheduled("sweep_syncs", settings.sweep_interval_seconds, sweep_syncs),
                     Scheduled("clear_abandoned_staging", _HOUR, clear_abandoned_staging),
                 ),

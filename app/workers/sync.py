@@ -21,6 +21,7 @@ from app.services.sync.pace import reserve_call
 from app.services.sync.runs import Claim, ClaimLostError
 from app.services.sync.stream import Batch, Version, stream_feed
 from app.services.sync.tally import Tally
+from app.workers.tasks import uninterrupted
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ async def _work(settings: Settings, claim: Claim, applying: asyncio.Semaphore) -
             changes = await _sync(settings, claim, tally, applying)
     except asyncio.CancelledError:
         # The process stops. Whoever reads this first goes on at once; without it, the sweep notices in half a minute.
-        await _uninterrupted(_put_back(claim, None))
+        await uninterrupted(_put_back(claim, None))
         logger.info("sync put back", extra=about)
         raise
     except ClaimLostError:
@@ -94,7 +95,7 @@ async def _work(settings: Settings, claim: Claim, applying: asyncio.Semaphore) -
             await _fail(claim, tally, limited)
             return
         cause = "The database did not answer" if is_unavailable(error) else f"An unexpected {type(error).__name__}"
-        await _uninterrupted(_put_back(claim, f"{cause}; the worker's log has more under this run's request id."))
+        await uninterrupted(_put_back(claim, f"{cause}; the worker's log has more under this run's request id."))
         raise
     else:
         counts = {"created": changes.created, "updated": changes.updated, "unchanged": changes.unchanged}
@@ -235,11 +236,3 @@ async def _put_back(claim: Claim, error: str | None) -> None:
         pass
     except Exception as failure:  # noqa: BLE001 - the sweep finds the run by its old heartbeat
         logger.warning("sync not put back", extra={"run_id": str(claim.run_id), "error": type(failure).__name__})
-
-
-async def _uninterrupted(step: Coroutine[Any, Any, None]) -> None:
-    """Finish a short step although this task is being cancelled, perhaps more than once."""
-    task = asyncio.create_task(step)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)

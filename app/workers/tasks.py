@@ -3,8 +3,10 @@
 ARQ's retries are not used. What a failed job leaves undone is a row in PostgreSQL, and the sweep rings for it again.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -67,3 +69,11 @@ async def one_by_one(
                 continue
             logger.exception("item failed; the next run tries it again", extra={"task": task, "item": str(item)})
     return done
+
+
+async def uninterrupted(step: Coroutine[Any, Any, None]) -> None:
+    """Finish a short step although this task is being cancelled, perhaps more than once."""
+    task = asyncio.create_task(step)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)

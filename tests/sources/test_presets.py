@@ -25,6 +25,8 @@ PUSHING = (
     *("admitad", "affise", "awin", "button", "direct", "fidel", "impact", "rakuten", "shareasale", "tradedoubler"),
     "wildfire",
 )
+# Those that are only polled: `tests/polling`.
+POLLED = ("cj", "partnerize")
 
 
 async def make_network(session: AsyncSession, settings: Settings, postback: Postback) -> Source:
@@ -113,8 +115,8 @@ def test_every_status_and_sign_has_a_case(preset: str) -> None:
     assert covered == ({"+", "-"} if reading.sign_rule == "delta" else wanted)
 
 
-def test_there_is_a_preset_for_every_network_that_pushes() -> None:
-    assert tuple(preset.name for preset in list_presets()) == PUSHING
+def test_there_is_a_preset_for_every_network() -> None:
+    assert [preset.name for preset in list_presets()] == sorted((*PUSHING, *POLLED))
 
 
 @pytest.mark.parametrize("preset", list_presets(), ids=lambda preset: preset.name)
@@ -127,7 +129,7 @@ def test_a_preset_survives_being_stored_and_read(preset: Any) -> None:
 
 async def test_presets_are_listed_for_staff(client: httpx.AsyncClient, session: AsyncSession) -> None:
     answer = await client.get("/v1/admin/source-presets", headers=await staff_headers(session))
-    assert [item["name"] for item in answer.json()["items"]] == list(PUSHING)
+    assert [item["name"] for item in answer.json()["items"]] == sorted((*PUSHING, *POLLED))
     awin = next(item for item in answer.json()["items"] if item["name"] == "awin")
     assert awin["definition"]["transport"]["accepts"][0] == {"kind": "form_json", "field": "AwinTransactionPush"}
 

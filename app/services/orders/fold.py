@@ -21,7 +21,8 @@ class Report:
     """One report. Amounts in minor units; None where the source repeated none. `part`: the delivery it speaks of.
 
     An undated one has arrived at `occurred_at`, and only its kind tells whether it comes before another undated one.
-    The amounts of a delta are differences: they add up with those of the other reports, in any order.
+    The amounts of a delta are differences: they add up with those of the other reports, in any order. Of several with
+    the same `row_id` only the last one's do: that row was told again.
     """
 
     id: UUID
@@ -33,6 +34,7 @@ class Report:
     ordered_at: datetime | None = None
     is_dated: bool = True
     is_delta: bool = False
+    row_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Folded:
 
 def fold(reports: Iterable[Report]) -> Folded:
     """Fold one or more reports of one order. Its status is `pending`, `approved` or `declined`."""
-    history = _in_order(reports)
+    history = _rows_once(_in_order(reports))
     parts = sorted({report.part for report in history if report.part is not None})
     return _combine(history, parts) if parts else _fold_one(history)
 
@@ -86,6 +88,19 @@ def _in_order(reports: Iterable[Report]) -> list[Report]:
         return at, _RANK[report.kind], report.occurred_at, report.id
 
     return sorted(found, key=place)
+
+
+def _rows_once(history: Sequence[Report]) -> Sequence[Report]:
+    """Let a row that was told several times add up once, as it was told last."""
+    last: dict[str | None, UUID] = {
+        report.row_id: report.id for report in history if report.is_delta and report.row_id is not None
+    }
+    return [
+        replace(report, sale_minor=0, commission_minor=0)
+        if report.is_delta and last.get(report.row_id, report.id) != report.id
+        else report
+        for report in history
+    ]
 
 
 def _ordered_at(history: Sequence[Report]) -> datetime:

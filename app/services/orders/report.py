@@ -20,7 +20,7 @@ from app.services.orders.fold import Folded, Report, fold
 class Said:
     """What a report says. Amounts in minor units of the order's reported currency; None where it repeats none.
 
-    See `fold.Report` for undated reports and deltas.
+    See `fold.Report` for undated reports, deltas and their rows.
     """
 
     kind: ReportKind
@@ -31,6 +31,7 @@ class Said:
     ordered_at: datetime | None = None
     is_dated: bool = True
     is_delta: bool = False
+    row_id: str | None = None
 
 
 class NoExchangeRateError(Exception):
@@ -127,6 +128,7 @@ async def take_reports(
         row.kind, row.occurred_at, row.part = said.kind, said.occurred_at, said.part
         row.sale_minor, row.commission_minor = said.sale_minor, said.commission_minor
         row.ordered_at, row.is_dated, row.is_delta = said.ordered_at, said.is_dated, said.is_delta
+        row.row_id = said.row_id
         if row not in known:
             known.append(row)
     changed = await follow_reports(
@@ -209,4 +211,5 @@ def _report(row: OrderReport) -> Report:
         ordered_at=row.ordered_at,
         is_dated=row.is_dated,
         is_delta=row.is_delta,
+        row_id=row.row_id,
     )

@@ -11,6 +11,9 @@ class FeedError(Exception):
 class FetchError(FeedError):
     """The feed could not be fetched completely."""
 
+    # When its server asks to come back, if it does.
+    after_seconds: float = 0
+
 
 class UnresolvedError(FetchError):
     """The feed's host could not be looked up at this moment."""

@@ -7,9 +7,9 @@ header and in TLS; so redirects and rebinding lead nowhere new. Redirects are fo
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from ssl import SSLContext
@@ -30,11 +30,23 @@ _MOST_REDIRECTS = 5
 _TOO_MANY_REQUESTS = 429
 _ACCEPTED_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
 _ADVICE = {
-    401: " Check the feed's credentials.",
-    403: " Check the feed's credentials, and whether the server lets us in.",
-    404: " Check the feed's URL.",
-    410: " Check the feed's URL.",
+    401: " Check the {subject}'s credentials.",
+    403: " Check the {subject}'s credentials, and whether the server lets us in.",
+    404: " Check the {subject}'s URL.",
+    410: " Check the {subject}'s URL.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is sent beside the address."""
+
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = field(default=None, repr=False)
+
+
+_PLAIN = Ask()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,8 @@ async def no_pace(host: str) -> None:
 class Fetcher:
     """Fetches the documents of one feed. Use as an async context manager.
 
-    `pace` is awaited before each request with the host that it goes to.
+    `pace` is awaited before each request with the host that it goes to. `subject` is whose credentials and URL staff
+    are told to check.
     """
 
     def __init__(
@@ -84,7 +97,9 @@ class Fetcher:
         access: Access | None = None,
         pace: Callable[[str], Awaitable[None]] = no_pace,
         resolve: Resolve = system_resolve,
+        subject: str = "feed",
     ) -> None:
+        self._subject = subject
         self._allow_private = allow_private
         self._timeout_seconds = timeout_seconds
         self._backoff = backoff
@@ -110,6 +125,7 @@ class Fetcher:
         write: Callable[[bytes], None],
         validators: Validators | None = None,
         restart: Callable[[], None] | None = None,
+        ask: Ask = _PLAIN,
     ) -> Fetched:
         """Hand a document to `write`, piece by piece, decompressed; with `validators`, only when it is newer.
 
@@ -119,7 +135,7 @@ class Fetcher:
         """
         for tries in range(self._backoff.tries):
             try:
-                return await self._fetch_once(url, write, validators)
+                return await self._fetch_once(url, write, validators, ask)
             except (_RetryError, BrokenOffError) as failure:
                 error, asked = (
                     (failure.error, failure.after_seconds) if isinstance(failure, _RetryError) else (failure, 0)
@@ -129,16 +145,20 @@ class Fetcher:
                 seconds = self._backoff.wait_seconds(tries, asked)
                 if seconds is None:
                     hint = f" It asks to come back in {asked:.0f} s." if asked else ""
-                    raise type(error)(f"{error}{hint}") from None
+                    final = type(error)(f"{error}{hint}")
+                    final.after_seconds = asked
+                    raise final from None
                 if restart is not None:
                     restart()
                 logger.info("feed's server is asked again", extra={"reason": str(failure), "after_seconds": seconds})
                 await asyncio.sleep(seconds)
         raise AssertionError("the last try has no wait")
 
-    async def _fetch_once(self, url: str, write: Callable[[bytes], None], validators: Validators | None) -> Fetched:
-        async with self._open(url, _conditions(validators)) as (final, response):
-            _require_success(final, response, conditional=validators is not None)
+    async def _fetch_once(
+        self, url: str, write: Callable[[bytes], None], validators: Validators | None, ask: Ask
+    ) -> Fetched:
+        async with self._open(url, _conditions(validators) | dict(ask.headers), ask) as (final, response):
+            _require_success(final, response, conditional=validators is not None, subject=self._subject)
             version = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
             if response.status_code == HTTPStatus.NOT_MODIFIED:
                 return Fetched(str(final), version, not_modified=True)
@@ -149,11 +169,13 @@ class Fetcher:
             return Fetched(str(final), version, next_url=response.links.get("next", {}).get("url"))
 
     @asynccontextmanager
-    async def _open(self, start: str, headers: dict[str, str]) -> AsyncIterator[tuple[httpx.URL, httpx.Response]]:
+    async def _open(
+        self, start: str, headers: dict[str, str], ask: Ask
+    ) -> AsyncIterator[tuple[httpx.URL, httpx.Response]]:
         """Send the request and follow redirects; yield the last address and its answer."""
         url = _parse(start)
         for _ in range(_MOST_REDIRECTS + 1):
-            response = await self._send(url, headers)
+            response = await self._send(url, headers, ask)
             if not response.has_redirect_location:
                 try:
                     yield url, response
@@ -161,10 +183,12 @@ class Fetcher:
                     await response.aclose()
                 return
             await response.aclose()
+            if ask.method != "GET":
+                raise FetchError(f"{origin_of(url)} redirects a {ask.method}, which is not followed.")
             url = _parse(response.headers["Location"], base=url)
         raise FetchError(f"{origin_of(url)} redirects more than {_MOST_REDIRECTS} times.")
 
-    async def _send(self, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
+    async def _send(self, url: httpx.URL, headers: dict[str, str], ask: Ask) -> httpx.Response:
         transport, addresses = await self._host(url)
         asked, letting_in = self._access.apply(url) if self._access is not None else (url, {})
         headers = {**headers, "Host": url.netloc.decode("ascii"), **self._authorization(url), **letting_in}
@@ -172,9 +196,10 @@ class Fetcher:
         failure: httpx.TransportError | None = None
         for address in addresses:
             request = httpx.Request(
-                "GET",
+                ask.method,
                 asked.copy_with(host=address, userinfo=b"", fragment=None),
                 headers=headers,
+                content=ask.content,
                 extensions={
                     "sni_hostname": url.raw_host.decode("ascii"),
                     "timeout": httpx.Timeout(self._timeout_seconds).as_dict(),
@@ -253,7 +278,7 @@ def _conditions(validators: Validators | None) -> dict[str, str]:
     return headers
 
 
-def _require_success(url: httpx.URL, response: httpx.Response, *, conditional: bool) -> None:
+def _require_success(url: httpx.URL, response: httpx.Response, *, conditional: bool, subject: str) -> None:
     status = response.status_code
     if status == HTTPStatus.OK:
         encodings = {part.strip().lower() for part in response.headers.get("Content-Encoding", "").split(",")}
@@ -264,7 +289,9 @@ def _require_success(url: httpx.URL, response: httpx.Response, *, conditional: b
         return
     if status == HTTPStatus.NOT_MODIFIED and conditional:
         return
-    error = FetchError(f"{origin_of(url)} answered {status} {_phrase(status)}.{_ADVICE.get(status, '')}")
+    error = FetchError(
+        f"{origin_of(url)} answered {status} {_phrase(status)}.{_ADVICE.get(status, '').format(subject=subject)}"
+    )
     if status == _TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise _RetryError(error, retry_after_seconds(response.headers))
     raise error

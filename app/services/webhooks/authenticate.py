@@ -18,6 +18,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from app.schemas.source_authentication import (
     BasicAuthentication,
+    ClosedAuthentication,
     HeaderPart,
     HmacAuthentication,
     LiteralPart,
@@ -56,8 +57,8 @@ def may_send(definition: SourceDefinition, sender: str | None) -> bool:
 def holds(definition: SourceDefinition, secrets: Sequence[str], delivery: Delivery) -> bool:
     """Whether one of the live secrets proves the request, now."""
     match definition.authentication:
-        case NoAuthentication():
-            return True
+        case NoAuthentication() | ClosedAuthentication() as rule:
+            return rule.kind == "none"
         case StandardWebhooksAuthentication():
             is_named = MESSAGE_ID.fullmatch(delivery.headers.get("webhook-id", "")) is not None
             return is_named and standard_webhook_holds(secrets, delivery.body, delivery.headers)

@@ -96,13 +96,13 @@ def read_form(content: bytes) -> dict[str, str]:
     return {name: values[0] for name, values in fields.items()}
 
 
-def read_json(content: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def read_json(content: bytes, *, most_nodes: int = MOST_NODES) -> Any:  # noqa: ANN401 - any JSON value
     """Read JSON in UTF-8, each number as it is written. Raises PayloadError."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         # It is quick, and refuses NaN, lone surrogates and what is no UTF-8.
         value = orjson.loads(content)
-        if _check_shape(value):
+        if _check_shape(value, most_nodes):
             value = json.loads(content, parse_float=Decimal, parse_int=_exact, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise PayloadError(f"no JSON: {error}") from None
@@ -123,7 +123,7 @@ def _as_written(value: object) -> orjson.Fragment:
     raise TypeError(f"a {type(value).__name__}")
 
 
-def _check_shape(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+def _check_shape(value: Any, most_nodes: int) -> bool:  # noqa: ANN401 - any JSON value
     """Refuse what is too deep or too large; returns whether a number was read that floats cannot hold exactly."""
     has_floats = False
     stack = [(value, 1)]
@@ -131,8 +131,8 @@ def _check_shape(value: Any) -> bool:  # noqa: ANN401 - any JSON value
     while stack:
         item, depth = stack.pop()
         nodes += 1
-        if depth > MOST_DEPTH or nodes > MOST_NODES:
-            raise PayloadError(f"it is nested deeper than {MOST_DEPTH}, or has more than {MOST_NODES} values")
+        if depth > MOST_DEPTH or nodes > most_nodes:
+            raise PayloadError(f"it is nested deeper than {MOST_DEPTH}, or has more than {most_nodes} values")
         if isinstance(item, float):
             has_floats = True
         elif isinstance(item, list):

@@ -87,10 +87,11 @@ def preview(definition: SourceDefinition, wanted: SampleRequest) -> list[DryEven
     payload = decode(definition.transport, kept)
     items = [payload] if version.events is None else events_in(payload, version.events)
     request, now = request_document(definition, kept), datetime.now(UTC)
-    return [_preview_item(version.pushed, item, request, now) for item in items[:MOST_EVENTS]]
+    return [preview_item(version.pushed, item, request, now) for item in items[:MOST_EVENTS]]
 
 
-def _preview_item(reader: Reader, item: Any, request: Any, now: datetime) -> DryEvent:  # noqa: ANN401 - JSON values
+def preview_item(reader: Reader, item: Any, request: Any, now: datetime) -> DryEvent:  # noqa: ANN401 - JSON values
+    """Return how one event is read, without attribution and what follows from it."""
     mapped, problems = _mapped(lambda: reader.read(item, request, received_at=now))
     status = WebhookStatus.REJECTED if problems else WebhookStatus.IGNORED if mapped is None else WebhookStatus.RECEIVED
     return DryEvent(

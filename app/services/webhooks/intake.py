@@ -23,7 +23,7 @@ from app.models import EventOrigin, Source, SourceStatus, WebhookEvent
 from app.services.sources.secrets import live_secrets
 from app.services.sources.versions import CompiledDefinition, load_version
 from app.services.webhooks.authenticate import holds, may_send, without_credentials
-from app.services.webhooks.delivery import Delivery, decode, read_json
+from app.services.webhooks.delivery import Delivery, decode
 from app.services.webhooks.mapping import Reader, request_document
 from app.services.webhooks.payload import PayloadError
 
@@ -54,6 +54,7 @@ class InvalidSignatureError(UnauthorizedError):
         "hmac": "The signature does not hold for this request, or not at this time.",
         "token": "The token is missing or not the source's.",
         "basic": "The user name and password are missing or not the source's.",
+        "closed": "The source is polled; nothing is taken in at its address.",
     }
 
     def __init__(self, kind: str = "standard_webhooks") -> None:
@@ -126,26 +127,6 @@ async def receive(
     )
 
 
-async def take_polled(session: AsyncSession, source: Source, item: bytes, *, request_id: str | None = None) -> Received:
-    """Keep an event that was fetched from a source, as JSON; the definition's `polled` reads it like a pushed one.
-
-    The same item again is a duplicate. An item with the event id of a pushed event is another event, since the two say
-    different things of one sale; both meet in its order. Raises MessageIdReusedError where the definition has event ids
-    and the item's came with other content.
-    """
-    version = await load_version(session, source.version_id)
-    reader = version.polled or version.pushed
-    delivery = Delivery("GET", "", b"", {"content-type": "application/json"}, item)
-    return await _keep(
-        session,
-        source,
-        dedupe_key=f"poll:{item_key(reader, _read_or_none(item), item)}",
-        delivery=delivery,
-        origin=EventOrigin.POLL,
-        request_id=request_id,
-    )
-
-
 def item_key(reader: Reader, item: Any, content: bytes, request: Any = None) -> str:  # noqa: ANN401 - any JSON value
     """Return what tells repeats of an event apart: its own id, else the hash of what is said."""
     return reader.event_id(item, request) or f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -164,13 +145,6 @@ def message_id(version: CompiledDefinition, delivery: Delivery, kept: Delivery) 
             # Kept all the same; processing says what is wrong with it.
             item = None
     return item_key(version.pushed, item, kept.payload, request_document(definition, kept))
-
-
-def _read_or_none(item: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    try:
-        return read_json(item)
-    except PayloadError:
-        return None
 
 
 async def _keep(

@@ -3,6 +3,7 @@
 All that is wrong is collected, so that whoever maintains a definition sees it at once and not one error a try.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +15,7 @@ from app.money import MoneyError, minor_digits
 from app.schemas.source_authentication import HeaderPart, HmacAuthentication, StandardWebhooksAuthentication
 from app.schemas.source_definitions import Reading, SourceDefinition
 from app.schemas.source_fields import AmountRule, TextRule, TimeRule
-from app.services.webhooks.delivery import Delivery, read_form
+from app.services.webhooks.delivery import Delivery, read_form, write_json
 from app.services.webhooks.fields import UnreadableError, read_amount, read_text, read_time
 from app.services.webhooks.payload import IgnoredError, PayloadError, Problem, SaleReport
 
@@ -56,9 +57,21 @@ class Reader:
             ordered_at=event.time("ordered_at"),
             is_dated=occurred_at is not None or self.reading.undated == "arrival",
             is_delta=self.reading.sign_rule == "delta",
+            row_id=event.text("event_id") if self.reading.sign_rule == "delta" else None,
         )
         event.check(report)
         return _taking_back(report) if report.is_delta and kind is ReportKind.RETURNED else report
+
+    def digest(self, item: Any) -> bytes:  # noqa: ANN401 - any JSON value
+        """Return the SHA-256 of all that is read of an event: equal as long as nothing that matters has changed."""
+        budget = Budget()
+        found = {}
+        for path, expression in sorted(self._expressions.items()):
+            try:
+                found[path] = write_json(expression.search(item, budget)).decode()
+            except (ExpressionError, PayloadError) as error:
+                found[path] = f"unreadable: {error}"
+        return hashlib.sha256(write_json(found)).digest()
 
 
 def request_document(definition: SourceDefinition, delivery: Delivery) -> dict[str, Any]:

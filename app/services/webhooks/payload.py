@@ -53,6 +53,8 @@ class SaleReport:
     is_dated: bool = True
     # Whether the amounts are a difference, to be added to those of the order's other reports.
     is_delta: bool = False
+    # The id of such a row: what comes again with it was told again, and is not added again.
+    row_id: str | None = None
 
     @property
     def sold_at(self) -> datetime:

@@ -146,6 +146,7 @@ async def _apply(
         ordered_at=report.ordered_at,
         is_dated=report.is_dated,
         is_delta=report.is_delta,
+        row_id=report.row_id,
     )
     await take_reports(
         session,
