@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         description="From this score of 100 on, a claim and an orphan are matched for staff to confirm.",
     )
     export_days: int = Field(7, ge=1, le=90, description="How long an export of a customer's data can be downloaded.")
+    four_eyes_limits: Annotated[dict[str, int], NoDecode] = Field(
+        {},
+        description="What one member of staff may move by hand, in minor units by currency, as `PKR:5000000,EUR:20000`;"
+        " above it another person confirms. A currency that is missing has no limit.",
+    )
+    proposal_days: int = Field(7, ge=1, le=90, description="How long what one person proposes waits for another.")
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
     # Payouts
@@ -173,6 +179,19 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
+
+    @field_validator("four_eyes_limits", mode="before")
+    @classmethod
+    def _limits(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        limits: dict[str, int] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            currency, _, amount = part.partition(":")
+            if not (len(currency) == 3 and currency.isascii() and currency.isupper() and amount.isdecimal()):
+                raise ValueError("must look like PKR:5000000,EUR:20000")
+            limits[currency] = int(amount)
+        return limits
 
     @field_validator("database_url")
     @classmethod
@@ -270,6 +289,11 @@ class Settings(BaseSettings):
         if self.payout_http_token is None:
             raise ValueError("PAYOUT_HTTP_URL needs PAYOUT_HTTP_TOKEN beside it")
         return self
+
+    def needs_second_person(self, amount_minor: int, currency: str) -> bool:
+        """Whether an amount is more than one member of staff, or a rule alone, may move."""
+        limit = self.four_eyes_limits.get(currency)
+        return limit is not None and amount_minor > limit
 
     @cached_property
     def sqlalchemy_url(self) -> str:

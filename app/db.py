@@ -130,6 +130,31 @@ async def undone(session: AsyncSession) -> AsyncIterator[None]:
         session.info[_RINGS] = rings
 
 
+@dataclass(slots=True)
+class Trial:
+    """Whether nothing of a part of a transaction shall stay."""
+
+    undo: bool = False
+
+
+@asynccontextmanager
+async def tried(session: AsyncSession) -> AsyncIterator[Trial]:
+    """A part of a transaction that may say, once it is done, that nothing of it shall stay nor be announced."""
+    rings, trial = dict(session.info.get(_RINGS, {})), Trial()
+    savepoint = await session.begin_nested()
+    try:
+        yield trial
+    except BaseException:
+        trial.undo = True
+        raise
+    finally:
+        if trial.undo:
+            await savepoint.rollback()
+            session.info[_RINGS] = rings
+        else:
+            await savepoint.commit()
+
+
 async def get_db() -> AsyncIterator[AsyncSession]:
     """Provide a request's session. The commit happens before the answer is sent (see `SessionDep`)."""
     async with transaction() as session:

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from app.schemas.common import Problem
+from app.schemas.proposals import ProposalRead
 from app.schemas.webhooks import DirectPayload
 
 DESCRIPTION = """
@@ -71,6 +72,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         for status in statuses
     }
 
+
+# Of routes that move money by hand.
+PROPOSED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": ProposalRead,
+        "description": "Nothing was done yet: it is more than one person may decide, and waits for another.",
+    }
+}
 
 # What any route may answer, added to every one of them.
 COMMON_PROBLEMS = problems(414, 422, 429, 431, 500, 503)

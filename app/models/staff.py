@@ -49,6 +49,8 @@ class StaffScope(StrEnum):
     PAYOUTS_SEND = "payouts:send"
     PROMOTIONS_READ = "promotions:read"
     PROMOTIONS_WRITE = "promotions:write"
+    PROPOSALS_READ = "proposals:read"
+    PROPOSALS_DECIDE = "proposals:decide"
     REPORTS_READ = "reports:read"
     SOURCES_READ = "sources:read"
     SOURCES_WRITE = "sources:write"

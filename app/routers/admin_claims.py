@@ -7,10 +7,12 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
-from app.models import Claim, ClaimStatus, StaffKey, StaffRole, StaffScope
-from app.openapi import problems
+from app.models import Claim, ClaimStatus, ProposalKind, StaffKey, StaffRole, StaffScope
+from app.openapi import PROPOSED, problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.claims import ClaimAdminDetail, ClaimAdminPage, ClaimApproval, ClaimRejection
+from app.schemas.proposals import ProposalRead
+from app.services import proposals
 from app.services.claims import read, resolve
 
 router = APIRouter(prefix="/v1/admin/claims", tags=["admin"], responses=problems(401, 403))
@@ -57,7 +59,7 @@ async def get_claim(session: SessionDep, _: Viewer, claim_id: UUID) -> ClaimAdmi
     "/{claim_id}/approve",
     summary="Credit a claim",
     response_model=ClaimAdminDetail,
-    responses=problems(404, 409, 422),
+    responses={**PROPOSED, **problems(404, 409, 422)},
 )
 async def approve_claim(
     session: SessionDep,
@@ -74,9 +76,11 @@ async def approve_claim(
     order that is like one the customer has is refused, until it is said to be distinct (409 `like_order_exists`).
     """
 
-    async def operation() -> ClaimAdminDetail:
-        await resolve.approve_claim(session, settings, claim_id=claim_id, member=member, wanted=body)
-        return await read.show_to_staff(session, claim_id=claim_id)
+    async def operation() -> ClaimAdminDetail | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.CLAIM_APPROVAL, target_id=claim_id, member=member, wanted=body
+        )
+        return proposal or await read.show_to_staff(session, claim_id=claim_id)
 
     return await idempotency.run(operation, ClaimAdminDetail, status=200)
 

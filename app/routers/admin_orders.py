@@ -7,12 +7,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
-from app.models import Order, OrderStatus, StaffKey, StaffRole, StaffScope
-from app.openapi import problems
+from app.models import Order, OrderStatus, ProposalKind, StaffKey, StaffRole, StaffScope
+from app.openapi import PROPOSED, problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.common import Page, SafeText
 from app.schemas.orders import OrderAdjustment, OrderAdminDetail, OrderAdminRead, OwedBy
-from app.services.orders import adjust, show
+from app.schemas.proposals import ProposalRead
+from app.services import proposals
+from app.services.orders import show
 
 router = APIRouter(prefix="/v1/admin/orders", tags=["admin"], responses=problems(401, 403))
 
@@ -60,7 +62,7 @@ async def get_order(session: SessionDep, _: Viewer, order_id: UUID) -> OrderAdmi
     status_code=201,
     summary="Adjust an order, with a reason",
     response_model=OrderAdminDetail,
-    responses=problems(404, 409, 422),
+    responses={**PROPOSED, **problems(404, 409, 422)},
 )
 async def adjust_order(
     session: SessionDep,
@@ -72,8 +74,10 @@ async def adjust_order(
 ) -> Response:
     """Say about an order what its source does not. It is folded with the source's reports by its time, which is now."""
 
-    async def operation() -> OrderAdminDetail:
-        await adjust.adjust_order(session, settings, order_id=order_id, member=member, wanted=body)
-        return await show.show_to_staff(session, order_id=order_id)
+    async def operation() -> OrderAdminDetail | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.ORDER_ADJUSTMENT, target_id=order_id, member=member, wanted=body
+        )
+        return proposal or await show.show_to_staff(session, order_id=order_id)
 
     return await idempotency.run(operation, OrderAdminDetail, status=201)

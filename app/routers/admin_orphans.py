@@ -7,11 +7,13 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
-from app.models import StaffKey, StaffRole, StaffScope, WebhookEvent
-from app.openapi import problems
+from app.models import ProposalKind, StaffKey, StaffRole, StaffScope, WebhookEvent
+from app.openapi import PROPOSED, problems
 from app.schemas.catalogue import MerchantId
 from app.schemas.common import SafeText
 from app.schemas.orphans import OrphanDetail, OrphanDiscard, OrphanMatch, OrphanPage
+from app.schemas.proposals import ProposalRead
+from app.services import proposals
 from app.services.orphans import decide, read
 
 router = APIRouter(prefix="/v1/admin/orphans", tags=["admin"], responses=problems(401, 403))
@@ -54,7 +56,7 @@ async def get_orphan(session: SessionDep, _: Viewer, event_id: UUID) -> OrphanDe
     "/{event_id}/match",
     summary="Credit an orphan to somebody",
     response_model=OrphanDetail,
-    responses=problems(404, 409, 422),
+    responses={**PROPOSED, **problems(404, 409, 422)},
 )
 async def match_orphan(
     session: SessionDep,
@@ -69,9 +71,11 @@ async def match_orphan(
     It is processed at once, as if it had named the click; what cannot be credited so is refused with the reason.
     """
 
-    async def operation() -> OrphanDetail:
-        await decide.match_orphan(session, settings, event_id=event_id, member=member, wanted=body)
-        return await read.show_orphan(session, event_id=event_id)
+    async def operation() -> OrphanDetail | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.ORPHAN_MATCH, target_id=event_id, member=member, wanted=body
+        )
+        return proposal or await read.show_orphan(session, event_id=event_id)
 
     return await idempotency.run(operation, OrphanDetail, status=200)
 

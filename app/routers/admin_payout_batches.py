@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
-from app.models import Payout, PayoutBatch, StaffKey, StaffRole, StaffScope
-from app.openapi import problems
+from app.models import Payout, PayoutBatch, ProposalKind, StaffKey, StaffRole, StaffScope
+from app.openapi import PROPOSED, problems
 from app.schemas.common import Currency
 from app.schemas.payout_batches import (
     BatchFileFormat,
@@ -20,7 +20,9 @@ from app.schemas.payout_batches import (
     PayoutSettlement,
 )
 from app.schemas.payouts import PayoutAdminDetail
-from app.services.payouts import batches, settle, show
+from app.schemas.proposals import ProposalRead
+from app.services import proposals
+from app.services.payouts import batches, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
@@ -121,10 +123,11 @@ async def download_payout_batch(
     "/payout-batches/{batch_id}/settle",
     summary="Settle a payout batch",
     response_model=PayoutBatchDetail,
-    responses=problems(404),
+    responses={**PROPOSED, **problems(404)},
 )
 async def settle_payout_batch(
     session: SessionDep,
+    settings: SettingsDep,
     member: BatchSettler,
     idempotency: StaffIdempotencyDep,
     batch_id: UUID,
@@ -135,9 +138,11 @@ async def settle_payout_batch(
     What was settled before stays as it is, but for failures: one that was paid came back. So it may be said again.
     """
 
-    async def operation() -> PayoutBatchDetail:
-        await settle.settle_batch(session, batch_id=batch_id, wanted=body, staff_key_id=member.id)
-        return await batches.show_batch(session, batch_id=batch_id)
+    async def operation() -> PayoutBatchDetail | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.BATCH_SETTLEMENT, target_id=batch_id, member=member, wanted=body
+        )
+        return proposal or await batches.show_batch(session, batch_id=batch_id)
 
     return await idempotency.run(operation, PayoutBatchDetail, status=200)
 
@@ -146,10 +151,11 @@ async def settle_payout_batch(
     "/payouts/{payout_id}/settle",
     summary="Settle one payout",
     response_model=PayoutAdminDetail,
-    responses=problems(404, 409),
+    responses={**PROPOSED, **problems(404, 409)},
 )
 async def settle_payout(
     session: SessionDep,
+    settings: SettingsDep,
     member: PayoutSettler,
     idempotency: StaffIdempotencyDep,
     payout_id: UUID,
@@ -161,8 +167,10 @@ async def settle_payout(
     again, 25 hours after it was sent first.
     """
 
-    async def operation() -> PayoutAdminDetail:
-        await settle.settle_payout(session, payout_id=payout_id, wanted=body, staff_key_id=member.id)
-        return await show.show_to_staff(session, payout_id=payout_id)
+    async def operation() -> PayoutAdminDetail | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.PAYOUT_SETTLEMENT, target_id=payout_id, member=member, wanted=body
+        )
+        return proposal or await show.show_to_staff(session, payout_id=payout_id)
 
     return await idempotency.run(operation, PayoutAdminDetail, status=200)

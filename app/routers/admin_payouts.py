@@ -6,9 +6,9 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
-from app.models import Payout, PayoutProvider, PayoutRule, PayoutStatus, StaffKey, StaffRole, StaffScope
-from app.openapi import problems
+from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
+from app.models import Payout, PayoutProvider, PayoutRule, PayoutStatus, ProposalKind, StaffKey, StaffRole, StaffScope
+from app.openapi import PROPOSED, problems
 from app.schemas.common import Currency, Page
 from app.schemas.payouts import (
     PayoutAdminDetail,
@@ -18,6 +18,8 @@ from app.schemas.payouts import (
     PayoutRuleRead,
     PayoutRuleWrite,
 )
+from app.schemas.proposals import ProposalRead
+from app.services import proposals
 from app.services.payouts import decide, rules, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
@@ -63,16 +65,21 @@ async def get_payout(session: SessionDep, _: Viewer, payout_id: UUID) -> PayoutA
     "/payouts/{payout_id}/approve",
     summary="Approve a payout",
     response_model=PayoutAdminDetail,
-    responses=problems(404, 409),
+    responses={**PROPOSED, **problems(404, 409)},
 )
 async def approve_payout(
-    session: SessionDep, member: Decider, idempotency: StaffIdempotencyDep, payout_id: UUID
+    session: SessionDep, settings: SettingsDep, member: Decider, idempotency: StaffIdempotencyDep, payout_id: UUID
 ) -> Response:
-    """Let a requested payout be sent: by its provider at once, or with the next batch."""
+    """Let a requested payout be sent: by its provider at once, or with the next batch.
 
-    async def operation() -> PayoutAdminDetail:
-        await decide.approve_by_staff(session, payout_id=payout_id, staff_key_id=member.id)
-        return await show.show_to_staff(session, payout_id=payout_id)
+    Above the limit for one person (`FOUR_EYES_LIMITS`) the first approval waits for a second one, by another person.
+    """
+
+    async def operation() -> PayoutAdminDetail | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.PAYOUT_APPROVAL, target_id=payout_id, member=member
+        )
+        return proposal or await show.show_to_staff(session, payout_id=payout_id)
 
     return await idempotency.run(operation, PayoutAdminDetail, status=200)
 

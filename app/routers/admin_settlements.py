@@ -6,10 +6,11 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.dependencies import PageDep, SessionDep, StaffIdempotencyDep, staff_with
-from app.models import Settlement, SettlementLine, SettlementLineStatus, StaffKey, StaffRole, StaffScope
-from app.openapi import problems
+from app.dependencies import PageDep, SessionDep, SettingsDep, StaffIdempotencyDep, staff_with
+from app.models import ProposalKind, Settlement, SettlementLine, SettlementLineStatus, StaffKey, StaffRole, StaffScope
+from app.openapi import PROPOSED, problems
 from app.schemas.catalogue import MerchantId
+from app.schemas.proposals import ProposalRead
 from app.schemas.settlements import (
     SettlementCreate,
     SettlementDetail,
@@ -20,7 +21,8 @@ from app.schemas.settlements import (
     SettlementReopen,
     SettlementResolve,
 )
-from app.services.settlements import record, resolve, show
+from app.services import proposals
+from app.services.settlements import record, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
@@ -95,20 +97,28 @@ async def list_settlement_lines(
     status_code=200,
     summary="Resolve a line that does not match",
     response_model=SettlementLineRead,
-    responses=problems(404, 409, 422),
+    responses={**PROPOSED, **problems(404, 409, 422)},
 )
 async def resolve_settlement_line(
-    session: SessionDep, member: Resolver, idempotency: StaffIdempotencyDep, line_id: UUID, body: SettlementResolve
+    session: SessionDep,
+    settings: SettingsDep,
+    member: Resolver,
+    idempotency: StaffIdempotencyDep,
+    line_id: UUID,
+    body: SettlementResolve,
 ) -> Response:
     """Decide about a line. A loss is booked to bad debt, what is kept to margin, at the amount that is due now.
 
     Other open lines of an order for which nothing is due any more close with it.
     """
-    return await idempotency.run(
-        lambda: resolve.resolve_line(session, line_id=line_id, wanted=body, member_id=member.id),
-        SettlementLineRead,
-        status=200,
-    )
+
+    async def operation() -> SettlementLineRead | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.SETTLEMENT_RESOLUTION, target_id=line_id, member=member, wanted=body
+        )
+        return proposal or await show.get_line(session, line_id=line_id)
+
+    return await idempotency.run(operation, SettlementLineRead, status=200)
 
 
 @router.post(
@@ -116,14 +126,22 @@ async def resolve_settlement_line(
     status_code=200,
     summary="Undo the resolution of a line",
     response_model=SettlementLineRead,
-    responses=problems(404, 409, 422),
+    responses={**PROPOSED, **problems(404, 409, 422)},
 )
 async def reopen_settlement_line(
-    session: SessionDep, member: Resolver, idempotency: StaffIdempotencyDep, line_id: UUID, body: SettlementReopen
+    session: SessionDep,
+    settings: SettingsDep,
+    member: Resolver,
+    idempotency: StaffIdempotencyDep,
+    line_id: UUID,
+    body: SettlementReopen,
 ) -> Response:
     """Open a line again; what its resolution posted is corrected by a transfer of its own."""
-    return await idempotency.run(
-        lambda: resolve.reopen_line(session, line_id=line_id, note=body.note, member_id=member.id),
-        SettlementLineRead,
-        status=200,
-    )
+
+    async def operation() -> SettlementLineRead | ProposalRead:
+        proposal = await proposals.act(
+            session, settings, kind=ProposalKind.SETTLEMENT_REOPENING, target_id=line_id, member=member, wanted=body
+        )
+        return proposal or await show.get_line(session, line_id=line_id)
+
+    return await idempotency.run(operation, SettlementLineRead, status=200)

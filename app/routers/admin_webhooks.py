@@ -5,12 +5,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 
-from app.dependencies import PageDep, SessionDep, staff_with
-from app.models import StaffKey, StaffRole, StaffScope, WebhookEvent, WebhookReplay, WebhookStatus
+from app.dependencies import PageDep, SessionDep, SettingsDep, staff_with
+from app.models import ProposalKind, StaffKey, StaffRole, StaffScope, WebhookEvent, WebhookReplay, WebhookStatus
 from app.openapi import problems
 from app.schemas.admin_catalogue import SourceId
 from app.schemas.catalogue import MerchantId
 from app.schemas.common import Page, SafeText
+from app.schemas.proposals import ProposalRead
 from app.schemas.webhooks import (
     EventFilter,
     InboxTime,
@@ -20,6 +21,7 @@ from app.schemas.webhooks import (
     WebhookEventDetail,
     WebhookEventRead,
 )
+from app.services import proposals
 from app.services.webhooks import inbox, replays
 
 router = APIRouter(prefix="/v1/admin/webhook-events", tags=["admin"], responses=problems(401, 403))
@@ -86,11 +88,16 @@ async def replay_webhook_event(session: SessionDep, _: EventReplayer, event_id: 
 
 @router.post("/{event_id}/release", status_code=202, summary="Credit it anyway", responses=problems(404, 409))
 async def release_webhook_event(
-    session: SessionDep, member: Releaser, event_id: UUID, body: ReleaseRequest
-) -> WebhookEventRead:
-    """Let an implausible event out of quarantine, with the reason; it is credited as if it were plausible."""
-    event = await inbox.release(session, event_id, member=member, reason=body.reason)
-    return WebhookEventRead.model_validate(event)
+    session: SessionDep, settings: SettingsDep, member: Releaser, event_id: UUID, body: ReleaseRequest
+) -> WebhookEventRead | ProposalRead:
+    """Let an implausible event out of quarantine, with the reason; it is credited as if it were plausible.
+
+    What would credit more than one person may decide becomes a proposal, for another to confirm.
+    """
+    proposal = await proposals.act(
+        session, settings, kind=ProposalKind.EVENT_RELEASE, target_id=event_id, member=member, wanted=body
+    )
+    return proposal or WebhookEventRead.model_validate(await inbox.get_event(session, event_id))
 
 
 @replays_router.post("", status_code=202, summary="Process many events again", responses=problems(409))

@@ -80,11 +80,15 @@ async def delete_payout_method(session: SessionDep, customer: CurrentCustomer, m
     dependencies=[Depends(LimitByCustomer(PAYOUT))],
 )
 async def request_payout(
-    session: SessionDep, customer: CurrentCustomer, idempotency: IdempotencyDep, body: PayoutRequest
+    session: SessionDep,
+    settings: SettingsDep,
+    customer: CurrentCustomer,
+    idempotency: IdempotencyDep,
+    body: PayoutRequest,
 ) -> Response:
     """Take the amount out of the available balance. Small amounts are approved at once, others by staff."""
     return await idempotency.run(
-        lambda: request.request_payout(session, customer=customer, wanted=body), PayoutRead, status=201
+        lambda: request.request_payout(session, settings, customer=customer, wanted=body), PayoutRead, status=201
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ConflictError, InvalidRequestError
 from app.models import IdempotencyKey
+from app.schemas.proposals import ProposalRead
 
 
 class IdempotencyKeyReusedError(InvalidRequestError):
@@ -73,11 +74,15 @@ async def answer_once(
 ) -> Answer:
     """Run the operation and answer with `model` of its result, or give the first answer again.
 
-    An operation that raises is not remembered. Raises IdempotencyKeyReusedError and IdempotencyInFlightError.
+    What became a proposal instead is answered as one, with 202. An operation that raises is not remembered. Raises
+    IdempotencyKeyReusedError and IdempotencyInFlightError.
     """
     if request is not None and (first := await _first_answer(session, request)) is not None:
         return first
-    body = model.model_validate(await operation()).model_dump_json().encode()
+    result = await operation()
+    if isinstance(result, ProposalRead) and model is not ProposalRead:
+        model, status = ProposalRead, 202
+    body = model.model_validate(result).model_dump_json().encode()
     if request is not None:
         await _remember(session, request, status=status, body=body, expires_at=datetime.now(UTC) + remember)
     return Answer(status, body, replayed=False)

@@ -1,18 +1,18 @@
-"""Deleting what has served its time: remembered answers, refresh tokens and exports that expired, old notifications."""
+"""Ending what has served its time: answers, refresh tokens, exports and proposals that expired, old notifications."""
 
 from collections.abc import Awaitable, Callable
 
 from app.db import transaction
-from app.services import idempotency, sign_in
+from app.services import idempotency, proposals, sign_in
 from app.services.notifications.deliver import forget_old
 from app.services.privacy import export
 
 BATCH = 10_000
-_FORGETFUL = (idempotency.forget_expired, sign_in.forget_expired, forget_old, export.forget_expired)
+_FORGETFUL = (idempotency.forget_expired, sign_in.forget_expired, forget_old, export.forget_expired, proposals.expire)
 
 
 async def forget_expired() -> int:
-    """Delete expired rows, one transaction a batch, so that no long lock is held; returns how many."""
+    """Delete or close expired rows, one transaction a batch, so that no long lock is held; returns how many."""
     return sum([await _all_batches(forget) for forget in _FORGETFUL])
 
 

@@ -2,11 +2,11 @@
 
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ConflictError, NotFoundError
-from app.models import Customer, CustomerStatus, Payout, PayoutStatus
+from app.models import Customer, CustomerStatus, Payout, PayoutStatus, Proposal, ProposalKind, ProposalStatus
 from app.services.payouts import life
 
 
@@ -47,10 +47,20 @@ async def approve_by_staff(session: AsyncSession, *, payout_id: UUID, staff_key_
 
 
 async def reject_by_staff(session: AsyncSession, *, payout_id: UUID, reason: str, staff_key_id: UUID) -> Payout:
-    """Reject a payout that was not handed over yet; its amount is available again.
+    """Reject a payout that was not handed over yet; its amount is available again, and no approval of it waits.
 
     Raises UnknownPayoutError and PayoutStateError.
     """
+    # Before the payout, as whoever confirms locks them.
+    await session.execute(
+        update(Proposal)
+        .where(
+            Proposal.kind == ProposalKind.PAYOUT_APPROVAL,
+            Proposal.target_id == payout_id,
+            Proposal.status == ProposalStatus.OPEN,
+        )
+        .values(status=ProposalStatus.REFUSED, decided_by_id=staff_key_id, decided_at=func.now(), note=reason)
+    )
     payout = await _lock(session, payout_id)
     payout.decided_by_id = staff_key_id
     payout.next_attempt_at = None

@@ -11,6 +11,7 @@ from typing import assert_never
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import Settings
 from app.errors import ConflictError, FieldError, InvalidRequestError
 from app.models import Customer, CustomerStatus, Payout, PayoutMethod, PayoutRule, PayoutStatus
 from app.money import format_minor
@@ -85,7 +86,9 @@ class PayoutDailyCountError(ConflictError):
         super().__init__(f"At most {rule.daily_count} payouts in {rule.currency} a customer on one day (UTC).")
 
 
-async def request_payout(session: AsyncSession, *, customer: Customer, wanted: PayoutRequest) -> PayoutRead:
+async def request_payout(
+    session: AsyncSession, settings: Settings, *, customer: Customer, wanted: PayoutRequest
+) -> PayoutRead:
     """Take the amount out of the available balance and wait for a decision, or approve it at once by the rule.
 
     Raises PayoutsFrozenError, PayoutCurrencyError, PayoutMethodNotFoundError, PayoutKindError,
@@ -112,8 +115,10 @@ async def request_payout(session: AsyncSession, *, customer: Customer, wanted: P
     )
     await life.start(session, payout)
     await _keep_limits(session, payout, rule)
-    # An account that several customers name is for a person to look at.
-    if payout.amount_minor <= rule.auto_approve_minor and await others_with_account(session, method) == 0:
+    # An account that several customers name is for a person to look at, and much money for two.
+    small = payout.amount_minor <= rule.auto_approve_minor
+    small = small and not settings.needs_second_person(payout.amount_minor, payout.currency)
+    if small and await others_with_account(session, method) == 0:
         await decide.approve(session, payout, staff_key_id=None)
     await session.refresh(payout)
     return payout_read(payout, method)

@@ -5,6 +5,7 @@ from app.services.staff.access import (
     StaffRoleRequiredError,
     StaffScopeRequiredError,
     authenticate,
+    one_person,
     require,
     require_role,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "create_by",
     "create_key",
     "list_keys",
+    "one_person",
     "require",
     "require_role",
     "revoke",

@@ -1,6 +1,8 @@
 """Who a staff key is, and whether it may do what is asked."""
 
-from sqlalchemy import func, select
+from uuid import UUID
+
+from sqlalchemy import func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -83,3 +85,23 @@ async def find_member(session: AsyncSession, name: str) -> StaffMember:
         await session.execute(insert(StaffMember).values(id=new_id(), name=name).on_conflict_do_nothing())
         member = (await session.scalars(by_name)).one()
     return member
+
+
+async def one_person(session: AsyncSession, first_id: UUID, second_id: UUID) -> bool:
+    """Tell whether two keys may be in one person's hands: of one member, or one made with a key of the other.
+
+    However many keys lie between: whoever makes a key sees it, and so could use it.
+    """
+    first, second = await _hands(session, first_id), await _hands(session, second_id)
+    return first[0] in second or second[0] in first
+
+
+async def _hands(session: AsyncSession, key_id: UUID) -> list[UUID | None]:
+    """Return the member of a key, and then those of the keys that it was made with."""
+    own = select(StaffKey.member_id, StaffKey.created_by_id, literal(0).label("depth")).where(StaffKey.id == key_id)
+    line = own.cte("line", recursive=True)
+    maker = select(StaffKey.member_id, StaffKey.created_by_id, line.c.depth + 1).join(
+        line, StaffKey.id == line.c.created_by_id
+    )
+    whole = line.union_all(maker)
+    return list((await session.scalars(select(whole.c.member_id).order_by(whole.c.depth))).all())
