@@ -129,13 +129,13 @@ async def test_secrets_and_keys_never_get_into_the_log(
         await asked(f"sources/{source.id}/rotate-secret", {}, "secret"),
         await asked("staff-keys", {"member": "x", "role": "viewer"}, "key"),
         await asked(
-            "notification-endpoints", {"url": "https://x.example/hook?token=abc", "topics": ["payout"]}, "secret"
+            "notification-endpoints", {"url": "https://x.example/hook?token=not-hex", "topics": ["payout"]}, "secret"
         ),
     ]
     kept = await entries(session)
     assert [entry.action for entry in kept] == ["rotate_source_secret", "create_staff_key", "create_endpoint"]
     texts = json.dumps([[entry.before, entry.after] for entry in kept])
-    for secret in (*shown, shown[1].split("_", 2)[2], "abc"):
+    for secret in (*shown, shown[1].split("_", 2)[2], "not-hex"):
         assert secret not in texts
     assert kept[0].after is not None
     assert kept[0].after["secrets_encrypted"] == "[hidden]"

@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import transaction
 from app.ids import new_id
-from app.main import create_app
 from app.models import (
     OrderReport,
     OrderStatus,
@@ -47,17 +47,17 @@ def limited(settings: Settings, limit: int = LIMIT) -> Settings:
 
 
 @pytest.fixture
-async def desk(session: AsyncSession, settings: Settings) -> AsyncIterator[payouts.World]:
+async def desk(session: AsyncSession, settings: Settings, application: FastAPI) -> AsyncIterator[payouts.World]:
     """A customer with money and a limit of 50,000 on payouts, in the test's transaction."""
     own = limited(settings, 50_000)
-    async with in_process(create_app(own), own) as client:
+    async with in_process(application, own) as client:
         yield await payouts.make_world(own, client, auto_approve_minor=1_000_000)
 
 
 @pytest.fixture
-async def claims(committed_db: Settings) -> AsyncIterator[ClaimWorld]:
+async def claims(committed_db: Settings, application: FastAPI) -> AsyncIterator[ClaimWorld]:
     own = limited(committed_db)
-    async with in_process(create_app(own), own) as client:
+    async with in_process(application, own) as client:
         yield await make_claim_world(own, client)
 
 
@@ -193,9 +193,9 @@ async def test_saying_that_large_payouts_failed_needs_two_people(desk: payouts.W
     assert answer.json()["status"] == "paid"
 
 
-async def test_of_many_who_confirm_at_once_one_does_it(committed_db: Settings) -> None:
+async def test_of_many_who_confirm_at_once_one_does_it(committed_db: Settings, application: FastAPI) -> None:
     own = limited(committed_db, 50_000)
-    async with in_process(create_app(own), own) as client:
+    async with in_process(application, own) as client:
         world = await payouts.make_world(own, client)
         payout_id = (await world.asked(60_000))["id"]
         proposal = (await world.decide(payout_id, "approve")).json()
@@ -278,9 +278,9 @@ async def test_a_large_claim_and_a_large_orphan_wait_for_another_person(claims: 
     assert (len(await claims.orders()), await claims.pending()) == (2, 10_000)
 
 
-async def test_releasing_a_large_event_waits_for_another_person(committed_db: Settings) -> None:
+async def test_releasing_a_large_event_waits_for_another_person(committed_db: Settings, application: FastAPI) -> None:
     own = limited(committed_db)
-    async with in_process(create_app(own), own) as client:
+    async with in_process(application, own) as client:
         world = await make_world(own, client)
         late = world.click.expires_at + timedelta(days=1)
         answer = await world.post("created", amount=100_000, commission=8_000, at=late)
@@ -296,9 +296,11 @@ async def test_releasing_a_large_event_waits_for_another_person(committed_db: Se
         assert (await world.event(event_id)).status is WebhookStatus.PROCESSED
 
 
-async def test_writing_off_much_and_undoing_it_waits_for_another_person(committed_db: Settings) -> None:
+async def test_writing_off_much_and_undoing_it_waits_for_another_person(
+    committed_db: Settings, application: FastAPI
+) -> None:
     own = limited(committed_db)
-    async with in_process(create_app(own), own) as client:
+    async with in_process(application, own) as client:
         desk, second = await Desk.open(await make_world(own, client)), await other_headers()
         await desk.order("A-1", status=OrderStatus.APPROVED)
         [line] = await desk.settle(("A-1", 3_000))
