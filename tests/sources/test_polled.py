@@ -5,34 +5,17 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import orjson
 import pytest
+from sqlalchemy import select
 
 from app.config import Settings
 from app.db import transaction
-from app.models import EventOrigin, OrderStatus, Source, WebhookStatus
-from app.schemas.source_definitions import SourceDefinition
-from app.services.sources import get_preset
-from app.services.webhooks.intake import IntakeStatus, Received, take_polled
+from app.models import EventOrigin, OrderStatus, Source, WebhookEvent, WebhookStatus
+from app.services.webhooks.delivery import read_json, write_json
+from app.services.webhooks.polled import take_polled
 from tests.factories import make_click, make_merchant, make_source
+from tests.polling.networks import MERCHANT, Awin, Impact, Network, Sale
 from tests.webhooks.world import World, make_world
-
-# Awin's transactions as its API gives them: amounts are objects, and the state is told.
-POLLED = {
-    "mapping": {
-        "order_reference": "to_string(id)",
-        "click_reference": "clickRefs.clickRef",
-        "network_merchant_ref": "to_string(advertiserId)",
-        "status": "commissionStatus",
-        "currency": "saleAmount.currency",
-        "commission_currency": "commissionAmount.currency",
-        "amount": {"path": "saleAmount.amount", "as": {"kind": "decimal", "numbers": True}},
-        "commission": {"path": "commissionAmount.amount", "as": {"kind": "decimal", "numbers": True}},
-        "occurred_at": {"path": "validationDate || transactionDate", "as": {"kind": "iso8601", "zone": "UTC"}},
-        "ordered_at": {"path": "transactionDate", "as": {"kind": "iso8601", "zone": "UTC"}},
-    },
-    "statuses": {"pending": "created", "approved": "approved", "declined": "declined", "deleted": "declined"},
-}
 
 
 @pytest.fixture
@@ -40,86 +23,110 @@ async def world(committed_db: Settings, committed_client: httpx.AsyncClient) -> 
     return await make_world(committed_db, committed_client)
 
 
-async def make_network(world: World) -> tuple[Source, UUID]:
-    awin = get_preset("awin").definition.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+async def make_network(world: World, preset: str) -> tuple[Source, UUID]:
     async with transaction() as session:
-        source = await make_source(session, definition=SourceDefinition.model_validate({**awin, "polled": POLLED}))
-        merchant = await make_merchant(session, source_id=source.id, network_merchant_ref="3661", currency="GBP")
+        source = await make_source(session, preset=preset)
+        merchant = await make_merchant(session, source_id=source.id, network_merchant_ref=MERCHANT, currency="USD")
         click = await make_click(session, world.customer, merchant)
     return source, click.id
 
 
-def pushed(click_id: UUID, at: datetime) -> dict[str, str]:
+def pushed_awin(sale: Sale) -> dict[str, str]:
     return {
-        "transactionId": "77",
-        "transactionDate": f"{at:%Y-%m-%d %H:%M:%S}",
-        "transactionCurrency": "GBP",
-        "transactionAmount": "26.09",
-        "commission": "1.64",
-        "merchantId": "3661",
-        "clickRef": str(click_id),
+        "transactionId": str(sale.number),
+        "transactionDate": f"{sale.sold_at:%Y-%m-%d %H:%M:%S}",
+        "transactionCurrency": "USD",
+        "transactionAmount": "100.00",
+        "commission": "10.00",
+        "merchantId": MERCHANT,
+        "clickRef": sale.click_id,
     }
 
 
-def polled(click_id: UUID, at: datetime, status: str, **more: Any) -> bytes:
-    item = {
-        "id": 77,
-        "advertiserId": 3661,
-        "commissionStatus": status,
-        "clickRefs": {"clickRef": str(click_id)},
-        "saleAmount": {"amount": 26.09, "currency": "GBP"},
-        "commissionAmount": {"amount": 1.64, "currency": "GBP"},
-        "transactionDate": f"{at:%Y-%m-%dT%H:%M:%S}",
-        **more,
+def pushed_impact(sale: Sale) -> dict[str, str]:
+    return {
+        "ActionId": f"1000.4636.{sale.number}",
+        "Status": "PENDING",
+        "Amount": "100.00",
+        "Payout": "10.00",
+        "Currency": "USD",
+        "CampaignId": MERCHANT,
+        "EventDate": sale.sold_at.isoformat(),
+        "SubId1": sale.click_id,
     }
-    return orjson.dumps(item)
 
 
-async def take(source: Source, item: bytes) -> Received:
+async def take(source: Source, *items: Any) -> list[WebhookEvent]:
+    """Keep items as a poll does; their numbers as the network wrote them."""
     async with transaction() as session:
-        return await take_polled(session, source, item)
+        ids = await take_polled(session, source, [read_json(write_json(item)) for item in items])
+        return list(await session.scalars(select(WebhookEvent).where(WebhookEvent.id.in_(ids))))
 
 
 @pytest.mark.parametrize("push_first", [True, False])
-async def test_a_push_and_a_poll_of_one_sale_are_one_order(world: World, *, push_first: bool) -> None:
-    source, click_id = await make_network(world)
+@pytest.mark.parametrize(
+    ("api", "pushed"), [(Awin(), pushed_awin), (Impact(), pushed_impact)], ids=lambda one: getattr(one, "preset", "")
+)
+async def test_a_push_and_a_poll_of_one_sale_are_one_order(
+    world: World,
+    api: Network,
+    pushed: Any,
+    push_first: bool,
+) -> None:
+    source, click_id = await make_network(world, api.preset)
     now = datetime.now(UTC).replace(microsecond=0)
-    approval = polled(click_id, now, "approved", validationDate=f"{now + timedelta(days=30):%Y-%m-%dT%H:%M:%S}")
+    sale = Sale(77, str(click_id), now, 10_000, 1_000)
 
     async def push() -> None:
-        answer = await world.client.post(f"/v1/webhooks/{source.source_key}", json=pushed(click_id, now))
+        answer = await world.client.post(f"/v1/webhooks/{source.source_key}", json=pushed(sale))
         assert answer.status_code == 202
+        await world.drain()
 
     if push_first:
         await push()
-        await world.drain()
-    await take(source, polled(click_id, now, "pending"))
-    received = await take(source, approval)
+    await take(source, api.item(sale))  # type: ignore[attr-defined]  # of both
+    # Decided, and amended by the merchant.
+    sale.status, sale.changed_at, sale.sale, sale.commission = "approved", now + timedelta(days=30), 8_000, 800
+    (event,) = await take(source, api.item(sale))  # type: ignore[attr-defined]  # of both
     await world.drain()
     if not push_first:
         await push()
-        await world.drain()
-    order = await world.order("77")
-    assert (order.status, order.sale_minor, order.commission_minor) == (OrderStatus.APPROVED, 2_609, 164)
-    assert (order.ordered_at, order.approved_at) == (now, now + timedelta(days=30))
-    event = await world.event(str(received.event_id))
-    assert (event.origin, event.status) == (EventOrigin.POLL, WebhookStatus.PROCESSED)
-    assert event.body == approval
+    order = await world.order("77" if isinstance(api, Awin) else "1000.4636.77")
+    assert (order.status, order.sale_minor, order.commission_minor) == (OrderStatus.APPROVED, 8_000, 800)
+    assert order.ordered_at == now
+    known = await world.event(str(event.id))
+    assert (known.origin, known.status) == (EventOrigin.POLL, WebhookStatus.PROCESSED)
 
 
-async def test_what_was_polled_before_is_a_duplicate(world: World) -> None:
-    source, click_id = await make_network(world)
-    item = polled(click_id, datetime.now(UTC), "pending")
-    first, again = await take(source, item), await take(source, item)
-    assert (first.status, again.status) == (IntakeStatus.ACCEPTED, IntakeStatus.DUPLICATE)
-    assert again.event_id == first.event_id
+async def test_what_says_nothing_new_is_no_event(world: World) -> None:
+    source, click_id = await make_network(world, "awin")
+    api, sale = Awin(), Sale(77, str(click_id), datetime.now(UTC), 10_000, 1_000)
+    first = api.item(sale)
+    assert len(await take(source, first)) == 1
+    assert await take(source, first, {**first, "lapseTime": 99}) == []
+    # Of one item that a page has twice the last counts.
+    assert len(await take(source, {**first, "commissionStatus": "approved"}, {**first, "voucherCode": "X"})) == 0
+    assert len(await take(source, {**first, "commissionStatus": "declined"}, first)) == 0
+    assert len(await take(source, {**first, "commissionStatus": "declined"})) == 1
+    # And what it said before is news again.
+    assert len(await take(source, first)) == 1
 
 
-@pytest.mark.parametrize("item", [b"no json", b"[]", b"{}", b"\xff"])
-async def test_a_polled_item_that_cannot_be_read_is_kept_with_its_reason(world: World, item: bytes) -> None:
-    source, _ = await make_network(world)
-    received = await take(source, item)
+@pytest.mark.parametrize("item", ["text", [], {}, {"id": 77, "saleAmount": "many"}], ids=str)
+async def test_a_polled_item_that_cannot_be_read_is_kept_with_its_reason(world: World, item: Any) -> None:
+    source, _ = await make_network(world, "awin")
+    (received,) = await take(source, item)
     await world.drain()
-    event = await world.event(str(received.event_id))
+    event = await world.event(str(received.id))
     assert event.status is WebhookStatus.REJECTED
     assert event.reason
+    assert event.body == write_json(item)
+    assert await take(source, item) == []
+
+
+async def test_a_push_cannot_take_the_place_of_what_is_polled(world: World) -> None:
+    source, click_id = await make_network(world, "awin")
+    sale = Sale(77, str(click_id), datetime.now(UTC), 10_000, 1_000)
+    for guess in ("poll:77", "poll:77:1", "77"):
+        await world.client.post(f"/v1/webhooks/{source.source_key}", json={**pushed_awin(sale), "transactionId": guess})
+    assert len(await take(source, Awin().item(sale))) == 1
