@@ -4,6 +4,7 @@ Nothing reads settings at import. Units are part of the name. A secret has a def
 """
 
 import base64
+import re
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address, ip_network
@@ -13,6 +14,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
+
+from app.refusals import known_password, refused_doors, refused_secrets
 
 DEVELOPMENT_SECRET_KEY = "development-only-secret-key-0123456789abcdef"  # noqa: S105 - refused outside development
 # A Fernet key is 32 bytes in URL-safe base64; this one only ever protects demo data.
@@ -201,6 +204,14 @@ class Settings(BaseSettings):
             raise ValueError("must look like postgresql://user:password@host:port/database")
         return f"postgresql://{rest}"
 
+    @field_validator("frontend_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if not re.fullmatch(r"https?://[^/?#*@\s]+", origin):
+                raise ValueError("must be origins as https://shop.example, without a path; and no *")
+        return value
+
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _addresses(cls, value: list[str]) -> list[str]:
@@ -217,6 +228,7 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
+        "public_url",
         "payout_debtor_name",
         "payout_debtor_iban",
         "payout_debtor_bic",
@@ -277,6 +289,33 @@ class Settings(BaseSettings):
             raise ValueError("SECRET_KEY must be set outside development; make one with: openssl rand -hex 32")
         if DEVELOPMENT_ENCRYPTION_KEY in [key.get_secret_value() for key in self.encryption_keys]:
             raise ValueError("ENCRYPTION_KEYS must be set outside development; make one with: cashback new-key")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_what_development_only_may(self) -> Self:
+        if self.environment is Environment.DEVELOPMENT:
+            return self
+        refused = [
+            *refused_secrets(
+                secret_key=self.secret_key,
+                encryption_keys=self.encryption_keys,
+                callback_secrets=self.payout_callback_secrets,
+            ),
+            *refused_doors(
+                log_level=self.log_level,
+                public_url=self.public_url,
+                frontend_origins=self.frontend_origins,
+                allow_private_feeds=self.allow_private_feeds,
+                allow_private_endpoints=self.allow_private_endpoints,
+            ),
+        ]
+        refused += [
+            f"{name.upper()} has a password that everybody tries first; set another on the server"
+            for name in ("database_url", "redis_url")
+            if known_password(getattr(self, name))
+        ]
+        if refused:
+            raise ValueError("; ".join(refused) + " (ENVIRONMENT=development takes them)")
         return self
 
     @model_validator(mode="after")

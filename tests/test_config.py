@@ -2,6 +2,7 @@
 
 import base64
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 
 from app.cli import app as command
 from app.config import DEVELOPMENT_ENCRYPTION_KEY, DEVELOPMENT_SECRET_KEY, Environment, Settings
+from app.refusals import is_weak, weak_key
 
 URLS = {"DATABASE_URL": "postgresql://user:hunter2@db/cashback", "REDIS_URL": "redis://:hunter2@redis:6379/0"}
-SECRETS = {"SECRET_KEY": "s" * 32, "ENCRYPTION_KEYS": Fernet.generate_key().decode()}
+SECRETS = {"SECRET_KEY": "0f8fad5bd9cb469fa16570867728950e", "ENCRYPTION_KEYS": Fernet.generate_key().decode()}
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_values_out_of_range_are_refused(environment: pytest.MonkeyPatch, variab
 
 
 PROVIDER = {"PAYOUT_HTTP_URL": "https://pay.example/v1", "PAYOUT_HTTP_TOKEN": "t0ken"}
-WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(24)).decode()}"
+WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(range(24))).decode()}"
 
 
 def test_payout_settings_are_taken_as_people_write_them(environment: pytest.MonkeyPatch) -> None:
@@ -238,3 +240,78 @@ def test_connection_budget_counts_every_process_of_the_host(environment: pytest.
     )
     assert settings.connections_per_api_process == 15
     assert settings.connection_budget == 4 * 15 + 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "s" * 64,
+        "abcdefgh" * 8,
+        "0123456789abcdef" * 4,
+        "change-me-change-me-please-0123456789",
+        "CHANGEME_0f8fad5bd9cb469fa16570867728950e",
+        "your-secret-here-0f8fad5bd9cb469fa1657086",
+        "this is the example of the tutorial 2024!",
+        "development-only-secret-key-0123456789abcdeX",
+        "1212121212121212121212121212121213",
+    ],
+)
+def test_a_secret_that_others_know_is_refused_outside_development(environment: pytest.MonkeyPatch, key: str) -> None:
+    message = refusal(environment, **URLS, ENCRYPTION_KEYS=SECRETS["ENCRYPTION_KEYS"], SECRET_KEY=key)
+    assert "SECRET_KEY is a placeholder or easy to guess; make one with: openssl rand -hex 32" in message
+    assert key not in message
+    assert read(environment, ENVIRONMENT="development").secret_key.get_secret_value() == key
+
+
+@pytest.mark.parametrize("length", [16, 32, 64])
+def test_secrets_made_as_told_are_taken(environment: pytest.MonkeyPatch, length: int) -> None:
+    for _ in range(200):
+        assert not is_weak(secrets.token_hex(length))
+        assert not weak_key(Fernet.generate_key().decode())
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ENCRYPTION_KEYS": base64.urlsafe_b64encode(bytes(32)).decode()}, "ENCRYPTION_KEYS has one that is easy"),
+        ({"PAYOUT_CALLBACK_SECRETS": f"whsec_{base64.b64encode(bytes(24)).decode()}"}, "PAYOUT_CALLBACK_SECRETS has"),
+        ({"DATABASE_URL": "postgresql://postgres:postgres@db/cashback"}, "DATABASE_URL has a password"),
+        ({"DATABASE_URL": "postgresql://cashback:Change%6De@db/cashback"}, "DATABASE_URL has a password"),
+        ({"REDIS_URL": "redis://:password@redis:6379/0"}, "REDIS_URL has a password"),
+        ({"LOG_LEVEL": "DEBUG"}, "LOG_LEVEL=DEBUG"),
+        ({"PUBLIC_URL": "http://api.shop.net"}, "PUBLIC_URL must begin with https://"),
+        ({"FRONTEND_ORIGINS": "https://shop.net,http://localhost:3000"}, "FRONTEND_ORIGINS must all begin with https"),
+        ({"ALLOW_PRIVATE_FEEDS": "true"}, "ALLOW_PRIVATE_FEEDS lets"),
+        ({"ALLOW_PRIVATE_ENDPOINTS": "true"}, "ALLOW_PRIVATE_ENDPOINTS lets"),
+    ],
+)
+def test_what_only_development_may_is_refused_elsewhere(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    refused = refusal(environment, **{**URLS, **SECRETS, **variables})
+    assert message in refused
+    assert read(environment, ENVIRONMENT="development").environment is Environment.DEVELOPMENT
+
+
+def test_all_that_is_wrong_is_said_at_once(environment: pytest.MonkeyPatch) -> None:
+    message = refusal(environment, **{**URLS, **SECRETS, "LOG_LEVEL": "DEBUG", "ALLOW_PRIVATE_FEEDS": "1"})
+    assert "LOG_LEVEL" in message
+    assert "ALLOW_PRIVATE_FEEDS" in message
+
+
+@pytest.mark.parametrize("origin", ["*", "https://*.shop.net", "https://shop.net/", "shop.net", "null", "https://a@b"])
+def test_an_origin_that_is_none_is_refused_everywhere(environment: pytest.MonkeyPatch, origin: str) -> None:
+    message = refusal(environment, ENVIRONMENT="development", **URLS, FRONTEND_ORIGINS=origin)
+    assert "must be origins as https://shop.example" in message
+
+
+@pytest.mark.parametrize("proxies", ["*", "proxy.internal", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1,*"])
+def test_proxies_are_named_by_address(environment: pytest.MonkeyPatch, proxies: str) -> None:
+    assert "must be addresses or CIDRs" in refusal(environment, **URLS, **SECRETS, FORWARDED_ALLOW_IPS=proxies)
+
+
+def test_proxies_of_both_kinds_are_taken_and_none_as_well(environment: pytest.MonkeyPatch) -> None:
+    settings = read(environment, **URLS, **SECRETS, FORWARDED_ALLOW_IPS="10.1.0.0/16, ::1 ,fd00::/8")
+    assert settings.forwarded_allow_ips == ["10.1.0.0/16", "::1", "fd00::/8"]
+    assert read(environment, FORWARDED_ALLOW_IPS="").forwarded_allow_ips == []
+    assert read(environment, PUBLIC_URL="").public_url is None

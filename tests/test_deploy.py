@@ -33,7 +33,7 @@ from tests.service import free_port
 
 # What compose asks the operator for; with values like those its comment tells to make.
 SECRETS = {
-    "SECRET_KEY": "0f" * 32,
+    "SECRET_KEY": "0f8fad5bd9cb469fa165708677289501",
     "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     "POSTGRES_PASSWORD": "ab" * 24,
     "REDIS_PASSWORD": "cd" * 24,
