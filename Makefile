@@ -30,12 +30,14 @@ test-faults: venv ## Run only the tests that stop, freeze or kill servers and pr
 test-money: venv ## Try 10,000 random lives of money against every invariant (hours; MONEY_MACHINE_EXAMPLES=... for fewer)
 	@MONEY_MACHINE_EXAMPLES=$${MONEY_MACHINE_EXAMPLES:-10000} $(PY) -m pytest -n 0 tests/money/test_machine.py $(ARGS)
 
-check: venv ## Check format, lint, types, layers and migrations, as CI does
+check: venv ## Check format, lint, types, layers, migrations, secrets and dependencies, as CI does (AUDIT=required)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) -m app.cli check-migrations
+	$(PY) -m tools.secret_scan
+	$(PY) -m tools.audit
 
 fmt: venv ## Format the code and mend what the linter can mend
 	$(PY) -m ruff format .

@@ -1,0 +1,1 @@
+"""What `make check` runs that no library's own command does."""
