@@ -44,6 +44,12 @@ class ExpressionError(ValueError):
     """An expression that is refused, or that cannot be evaluated for a document; the message says why."""
 
 
+def _reason(error: Exception) -> str:
+    # It quotes the expression, which may hold half a surrogate pair, and nobody could write that down.
+    text = " ".join(str(error).split())[:200].encode(errors="replace").decode()
+    return text or type(error).__name__
+
+
 class Budget:
     """The steps that are left; shared by all expressions that read one document."""
 
@@ -86,7 +92,7 @@ class Expression:
                 warnings.simplefilter("error")
                 self._tree: Any = Parser().parse(text).parsed
         except (*_EVALUATION_ERRORS, Warning) as error:
-            raise ExpressionError(" ".join(str(error).split())[:200]) from None
+            raise ExpressionError(_reason(error)) from None
         _check(self._tree)
         self.text = text
 
@@ -97,7 +103,7 @@ class Expression:
         except ExpressionError:
             raise
         except _EVALUATION_ERRORS as error:
-            raise ExpressionError(" ".join(str(error).split())[:200] or type(error).__name__) from None
+            raise ExpressionError(_reason(error)) from None
         budget.weigh(found)
         return found
 

@@ -252,6 +252,12 @@ async def test_a_client_that_runs_wild_is_stopped_and_sources_and_probes_are_not
         assert set(sources) == {404}
 
 
+def test_a_large_factor_leaves_hardly_a_limit() -> None:
+    classes = RequestClasses(factor=1e9)
+    states = [classes.charge(BURST, "a") for _ in range(1000)]
+    assert all(state and state.remaining > 1_000_000 for state in states)
+
+
 def test_a_factor_of_nothing_lifts_the_limits() -> None:
     classes = RequestClasses(factor=0)
     assert classes.charge(BURST, "a") is None

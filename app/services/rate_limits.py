@@ -77,7 +77,7 @@ class Policy:
     @property
     def interval_us(self) -> int:
         """Microseconds between two calls of somebody who spreads them."""
-        return self.window_seconds * 1_000_000 // self.quota
+        return max(1, self.window_seconds * 1_000_000 // self.quota)
 
     @property
     def window_us(self) -> int:
