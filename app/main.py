@@ -72,7 +72,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         raw_below=("/v1/webhooks/", "/v1/payout-callbacks"),
         body_seconds=settings.body_timeout_seconds,
     )
-    app.add_middleware(RateClassMiddleware, classes=app.state.request_classes)
+    app.add_middleware(RateClassMiddleware)
     app.add_middleware(LoadLimitMiddleware, load=app.state.load)
     app.add_middleware(RequestContextMiddleware, on_error=handle_exception)
     # Outside what fails and refuses: also such an answer carries CORS headers.

@@ -27,7 +27,7 @@ from app.ids import new_id
 from app.logs import configure_logging
 from app.main import create_app
 from app.services.ledger.verify import violations
-from app.services.rate_limits import RateLimiter
+from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
 from tests.servers import DATABASE_VARIABLE, database_url, redis_url, start_servers
 
@@ -216,6 +216,7 @@ class in_process:  # noqa: N801 - reads as the function it stands for
         self.app.state.arq_pool = self.pool
         # On a busy machine the deadline of production would let counts go astray.
         self.app.state.rate_limiter = RateLimiter(self.pool, deadline_seconds=5)
+        self.app.state.request_classes = RequestClasses()
         self.app.state.sign_in_throttle = SignInThrottle(self.app.state.rate_limiter)
         self.doorbell = Doorbell(self.pool)
         self.doorbell.start()

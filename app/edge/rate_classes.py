@@ -20,14 +20,14 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 class RateClassMiddleware:
     """Raises RateLimitedError, for RequestContextMiddleware to answer."""
 
-    def __init__(self, app: ASGIApp, *, classes: RequestClasses) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.classes = classes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count one request and serve it."""
         if scope["type"] == "http" and scope["path"] not in SPARED:
-            state = self.classes.charge(*_class_and_caller(scope))
+            classes: RequestClasses = scope["app"].state.request_classes
+            state = classes.charge(*_class_and_caller(scope))
             if state is not None:
                 scope.setdefault(ANSWER_HEADERS, {}).update(state.headers())
         await self.app(scope, receive, send)

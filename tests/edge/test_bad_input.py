@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.models import StaffRole
+from app.services.rate_limits import RequestClasses
 from tests.factories import customer_headers, make_customer, make_merchant, staff_headers
 
 NUL, SURROGATE = "\x00", "\ud800"
@@ -84,7 +85,7 @@ async def test_no_text_that_cannot_be_stored_fails_anywhere(
 ) -> None:
     merchant = await make_merchant(session)
     app = application_of(client)
-    app.state.request_classes._factor = 0
+    app.state.request_classes = RequestClasses(factor=0)
     document = app.openapi()
     schemas = document["components"]["schemas"]
     of_staff = await staff_headers(session, StaffRole.ADMIN)
@@ -131,7 +132,7 @@ async def test_no_form_with_text_that_cannot_be_stored_fails(client: httpx.Async
 
 async def test_no_path_and_no_query_fails(client: httpx.AsyncClient, session: AsyncSession, settings: Settings) -> None:
     app = application_of(client)
-    app.state.request_classes._factor = 0
+    app.state.request_classes = RequestClasses(factor=0)
     of_staff = await staff_headers(session, StaffRole.ADMIN)
     of_customer = customer_headers(settings, await make_customer(session))
     for path, item in app.openapi()["paths"].items():
@@ -227,5 +228,5 @@ async def test_no_cursor_fails(client: httpx.AsyncClient, customer_of_test: dict
 
 @pytest.fixture
 async def customer_of_test(client: httpx.AsyncClient, session: AsyncSession, settings: Settings) -> dict[str, str]:
-    application_of(client).state.request_classes._factor = 0
+    application_of(client).state.request_classes = RequestClasses(factor=0)
     return customer_headers(settings, await make_customer(session))
