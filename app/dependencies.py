@@ -19,9 +19,9 @@ from app.db import get_db, transaction
 from app.edge.rate_classes import SAFE_METHODS
 from app.errors import ForbiddenError, UnauthorizedError
 from app.middleware import ANSWER_HEADERS
-from app.models import Base, Customer, CustomerStatus, StaffKey, StaffRole, StaffScope
+from app.models import Base, Customer, CustomerStatus, MerchantKey, StaffKey, StaffRole, StaffScope
 from app.schemas.catalogue import MAX_MERCHANT_ID
-from app.services import audit, staff
+from app.services import audit, merchant_keys, staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
 from app.services.origin import Origin
 from app.services.passwords import Passwords
@@ -177,6 +177,28 @@ async def get_staff_key(
     return found
 
 
+_merchant_bearer = HTTPBearer(scheme_name="merchant", description="A merchant's key: `cbm_...`", auto_error=False)
+_merchant_header = APIKeyHeader(
+    name="X-API-Key", scheme_name="merchant-key", description="A merchant's key: `cbm_...`", auto_error=False
+)
+
+
+async def get_merchant_key(
+    request: Request,
+    session: SessionDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_merchant_bearer)],
+    header: Annotated[str | None, Security(_merchant_header)],
+) -> MerchantKey:
+    """Return the merchant's key that came with the request. Raises 401 without a valid one."""
+    key = header or (bearer.credentials if bearer else None)
+    if key is None:
+        raise merchant_keys.InvalidMerchantKeyError
+    row = await merchant_keys.authenticate(session, key)
+    _count_class(request, READS_STAFF, WRITES_STAFF, f"merchant-key:{row.id}")
+    return row
+
+
+MerchantKeyDep = Annotated[MerchantKey, Depends(get_merchant_key)]
 StaffKeyDep = Annotated[StaffKey, Depends(get_staff_key)]
 
 

@@ -25,7 +25,8 @@ Cashback for shoppers, merchants and staff.
 * **Errors** are RFC 9457 problems with a stable `code`.
 * **Idempotency-Key** on a POST that makes money or a click: the same key and body replay the first answer.
 
-Sign in with **Authorize**: customers with e-mail and password, staff with an API key.
+Sign in with **Authorize**: customers with e-mail and password, staff and
+merchants with an API key.
 """
 
 TAGS = [
@@ -38,6 +39,7 @@ TAGS = [
     {"name": "referrals", "description": "Inviting friends, and what that earns."},
     {"name": "claims", "description": "Cashback that is missing, and what was decided about it."},
     {"name": "webhooks", "description": "Merchants and networks report sales here."},
+    {"name": "merchant", "description": "For merchants, with a key that reads and changes nothing."},
     {"name": "admin", "description": "For staff: merchants, sources, feeds, the webhook inbox."},
     {"name": "sync", "description": "For staff: fetch a merchant's feed."},
     {"name": "report", "description": "For staff: how merchants perform."},

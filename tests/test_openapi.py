@@ -105,6 +105,8 @@ def test_what_belongs_to_somebody_needs_that_ones_credential(document: dict[str,
         path = name.split(" ")[1]
         if path.startswith(("/v1/admin", "/sync", "/report")):
             assert schemes == STAFF_SCHEMES, name
+        elif path.startswith("/v1/merchant/"):
+            assert schemes == {"merchant", "merchant-key"}, name
         elif path == "/v1/me" or path.startswith("/v1/me/"):
             assert schemes == {"customer"}, name
 

@@ -40,6 +40,7 @@ class StaffScope(StrEnum):
     FEEDS_WRITE = "feeds:write"
     LEDGER_READ = "ledger:read"
     LEDGER_WRITE = "ledger:write"
+    MERCHANTS_KEYS = "merchants:keys"
     NOTIFICATIONS_READ = "notifications:read"
     NOTIFICATIONS_WRITE = "notifications:write"
     ORDERS_READ = "orders:read"

@@ -3,12 +3,19 @@
 from collections.abc import Awaitable, Callable
 
 from app.db import transaction
-from app.services import idempotency, proposals, sign_in
+from app.services import idempotency, merchant_view, proposals, sign_in
 from app.services.notifications.deliver import forget_old
 from app.services.privacy import export
 
 BATCH = 10_000
-_FORGETFUL = (idempotency.forget_expired, sign_in.forget_expired, forget_old, export.forget_expired, proposals.expire)
+_FORGETFUL = (
+    idempotency.forget_expired,
+    sign_in.forget_expired,
+    forget_old,
+    export.forget_expired,
+    proposals.expire,
+    merchant_view.forget_duplicates,
+)
 
 
 async def forget_expired() -> int:

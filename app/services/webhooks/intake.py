@@ -19,7 +19,7 @@ from app.config import Settings
 from app.db import ring_after_commit
 from app.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
 from app.ids import new_id
-from app.models import EventOrigin, Source, SourceStatus, WebhookEvent
+from app.models import EventOrigin, Source, SourceStatus, WebhookDuplicate, WebhookEvent
 from app.services.sources.secrets import live_secrets
 from app.services.sources.versions import CompiledDefinition, load_version
 from app.services.webhooks.authenticate import holds, may_send, without_credentials
@@ -194,6 +194,8 @@ async def _seen_before(session: AsyncSession, source: Source, dedupe_key: str, d
         _count(source, "conflict")
         logger.warning("webhook id reused with another body", extra={"source_id": source.id, "event_id": str(known.id)})
         raise MessageIdReusedError(dedupe_key)
+    session.add(WebhookDuplicate(source_id=source.id))
+    await session.flush()
     _count(source, "duplicate")
     return Received(known.id, IntakeStatus.DUPLICATE)
 
