@@ -10,6 +10,15 @@ from app.models.clawbacks import Clawback, ClawbackStatus
 from app.models.clicks import CLOCK_SKEW, Click, ClickOrigin
 from app.models.customers import Customer, CustomerStatus, RefreshToken
 from app.models.exchange_rates import ExchangeRate
+from app.models.fraud import (
+    BLOCKING,
+    FraudRule,
+    FraudRuleKind,
+    OrderReview,
+    OrderReviewChange,
+    OrderReviewCheck,
+    ReviewStatus,
+)
 from app.models.ledger import (
     Account,
     CauseType,
@@ -52,6 +61,7 @@ from app.models.sync import Feed, FeedCredentialsKind, FeedFormat, FeedHost, Off
 from app.models.webhooks import EventOrigin, ReplayStatus, WebhookEvent, WebhookReplay, WebhookStatus
 
 __all__ = [
+    "BLOCKING",
     "CLOCK_SKEW",
     "WAITING",
     "Account",
@@ -86,6 +96,8 @@ __all__ = [
     "FeedCredentialsKind",
     "FeedFormat",
     "FeedHost",
+    "FraudRule",
+    "FraudRuleKind",
     "IdempotencyKey",
     "LedgerCheck",
     "LedgerDay",
@@ -103,6 +115,9 @@ __all__ = [
     "OrderBoost",
     "OrderChange",
     "OrderReport",
+    "OrderReview",
+    "OrderReviewChange",
+    "OrderReviewCheck",
     "OrderStatus",
     "Payout",
     "PayoutBatch",
@@ -128,6 +143,7 @@ __all__ = [
     "RefreshToken",
     "ReplayStatus",
     "ReportKind",
+    "ReviewStatus",
     "Settlement",
     "SettlementLine",
     "SettlementLineStatus",

@@ -16,6 +16,7 @@ class AlertKind(StrEnum):
 
     SILENCE = "silence"  # a merchant that usually converts has stopped
     STALE_FEED = "stale_feed"  # a feed has not been synced for long
+    WAITING_REVIEWS = "waiting_reviews"  # orders of a merchant are held for long, and nobody decides
     FAILING_SOURCE = "failing_source"  # much of what a source sends cannot be credited, or it cannot be polled
 
 

@@ -16,6 +16,7 @@ from app.dependencies import ArqPoolDep, SettingsDep
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.openapi import problems
 from app.services import alerts, monitoring
+from app.services.fraud.show import measure_reviews
 
 router = APIRouter(tags=["health"])
 
@@ -105,6 +106,8 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
     claims = Gauge("claims_waiting", "Claims that wait for staff, by status.", ("status",), registry=registry)
     overdue = Gauge("claims_overdue", "Claims that were to be decided by now.", registry=registry)
     uncredited = Gauge("claims_uncredited", "Approved claims whose order is still to come.", registry=registry)
+    held = Gauge("orders_held", "Orders that are held for a person to look at.", registry=registry)
+    held_oldest = Gauge("orders_held_oldest_seconds", "How long the oldest of them has been held.", registry=registry)
     queue = Gauge("queue_jobs", "Jobs in each queue, running ones included.", ("queue",), registry=registry)
     alerts_open = Gauge("alerts_open", "Open alerts, by kind.", ("kind",), registry=registry)
     up = Gauge("dependency_up", "1 when the dependency answered this scrape.", ("dependency",), registry=registry)
@@ -119,6 +122,9 @@ async def _gather_depths(registry: CollectorRegistry, redis: ArqPoolDep) -> None
                 claims.labels(status).set(count)
             overdue.set(overdue_count)
             uncredited.set(uncredited_count)
+            held_count, held_seconds = await measure_reviews(session)
+            held.set(held_count)
+            held_oldest.set(held_seconds)
             for status, count in (await monitoring.measure_syncs(session)).items():
                 syncs.labels(status).set(count)
             failing, overdue_seconds = await monitoring.measure_polling(session)

@@ -27,7 +27,8 @@ async def list_my_orders(
         session, customer_id=customer.id, limit=page.limit, cursor=page.cursor, status=status
     )
     return Page(
-        items=[show.order_read(view.order, view.merchant) for view in found.items], next_cursor=found.next_cursor
+        items=[show.order_read(view.order, view.merchant, is_held=view.is_held) for view in found.items],
+        next_cursor=found.next_cursor,
     )
 
 

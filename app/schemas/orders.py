@@ -16,6 +16,7 @@ class OrderWait(StrEnum):
     HOLD = "hold"  # the shop's return window, until `payable_at`
     PAYMENT = "payment"  # the shop has not paid for the order
     EXPOSURE = "exposure"  # the shop has not paid for others either, and no more of its cashback is advanced
+    CONFIRMATION = "confirmation"  # the purchase is still being confirmed
 
 
 class OwedBy(StrEnum):
@@ -48,7 +49,8 @@ class OrderRead(ResponseModel):
     )
     waits_for: OrderWait | None = Field(
         description="Why approved cashback is not available yet: the `hold` until `payable_at`; the shop's `payment`;"
-        " or `exposure`, the shop's payments for other orders, since only so much is paid out in advance.",
+        " `exposure`, the shop's payments for other orders, since only so much is paid out in advance; or"
+        " `confirmation`: the purchase is still being confirmed, which can take some days.",
         examples=[None],
     )
 

@@ -1,4 +1,4 @@
-"""Alerts: merchants that fell silent, stale feeds, sources whose events cannot be credited or whose polls fail.
+"""Alerts: merchants that fell silent, stale feeds, sources that fail or cannot be polled, orders held for long.
 
 Silence is judged against a merchant's own history: the orders heard of in the last 24 hours beside those of the same 24
 hours of the week in each of the eight weeks before. Orders are rare, independent events, so their number is taken to be
@@ -24,7 +24,9 @@ from app.models import (
     Merchant,
     MerchantStatus,
     Order,
+    OrderReview,
     Poller,
+    ReviewStatus,
     Source,
     SourceStatus,
     SyncRun,
@@ -52,6 +54,8 @@ _FEWEST_EVENTS = 20
 _MOST_FAILED_SHARE = 0.2
 # A poll that failed once is tried again before anybody is told.
 _MOST_FAILED_POLLS = 2
+# Customers wait for a decision, who have done nothing wrong as a rule.
+_REVIEW_PATIENCE = timedelta(hours=48)
 _FAILED = (WebhookStatus.REJECTED, WebhookStatus.DEAD, WebhookStatus.QUARANTINED)
 
 
@@ -159,6 +163,7 @@ async def _findings(session: AsyncSession, now: datetime) -> list[Finding]:
         *await _silent_merchants(session, now),
         *await _stale_feeds(session, now),
         *_one_a_source([*await _failing_sources(session, now), *await _failing_polls(session, now)]),
+        *await _waiting_reviews(session, now),
     ]
 
 
@@ -286,6 +291,22 @@ def _one_a_source(findings: Iterable[Finding]) -> Iterable[Finding]:
         details = {**(known.details if known else {}), **finding.details}
         found[finding.source_id] = Finding(finding.kind, details, source_id=finding.source_id)
     return found.values()
+
+
+async def _waiting_reviews(session: AsyncSession, now: datetime) -> Iterable[Finding]:
+    rows = await session.execute(
+        select(OrderReview.merchant_id, func.count(), func.min(OrderReview.held_since))
+        .where(OrderReview.status == ReviewStatus.HELD, OrderReview.held_since < now - _REVIEW_PATIENCE)
+        .group_by(OrderReview.merchant_id)
+    )
+    return [
+        Finding(
+            AlertKind.WAITING_REVIEWS,
+            {"orders": count, "held_since": utc(since), "hours": int(_REVIEW_PATIENCE.total_seconds() // 3600)},
+            merchant_id=merchant_id,
+        )
+        for merchant_id, count, since in rows
+    ]
 
 
 async def _tell(session: AsyncSession, alert: Alert, event: str) -> None:

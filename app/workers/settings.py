@@ -4,6 +4,7 @@ from app.config import Settings
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.workers.claims import claim_matching, claim_sweep
 from app.workers.clawbacks import recover_debts, write_off_due
+from app.workers.fraud import judge_orders
 from app.workers.housekeeping import forget_expired
 from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
@@ -38,6 +39,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                 functions=(
                     job(drain_webhooks, timeout_seconds=300),
                     job(replay_webhooks, timeout_seconds=300),
+                    job(judge_orders, timeout_seconds=300),
                     job(release_payable, timeout_seconds=300),
                     job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
@@ -50,6 +52,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("sweep_replays", settings.sweep_interval_seconds, replay_webhooks),
                     Scheduled("send_payouts", settings.sweep_interval_seconds, send_payouts),
                     Scheduled("build_exports", settings.sweep_interval_seconds, build_exports),
+                    Scheduled("judge_orders", settings.sweep_interval_seconds, judge_orders),
                     Scheduled("release_payable", 60, release_payable),
                     Scheduled("expire_orders", _HOUR, order_expiry(settings)),
                     Scheduled("settle_referrals", settings.sweep_interval_seconds, settle_referrals),

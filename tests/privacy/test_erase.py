@@ -31,6 +31,8 @@ async def test_the_person_is_in_every_table_that_can_name_one(session: AsyncSess
         "data_export_parts",
         "idempotency_keys",
         "order_reports",
+        "order_review_changes",
+        "order_reviews",
         "payout_changes",
         "payout_methods",
         "payouts",
@@ -96,4 +98,4 @@ async def test_closing_one_account_leaves_everybody_else_as_they_are(
 ) -> None:
     other = await make_customer(session)
     await close(client, settings, other)
-    assert len(await tables_with(session, MARK)) == 10
+    assert len(await tables_with(session, MARK)) == 12

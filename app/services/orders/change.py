@@ -25,6 +25,7 @@ from app.money import Rounding
 from app.schemas.common import utc
 from app.services import clawbacks, ledger, referrals
 from app.services.exchange_rates import convert, show_rate
+from app.services.fraud.judge import is_rejected
 from app.services.ledger import Line, credit, debit
 from app.services.notifications import Topic, publish
 from app.services.orders import boosts
@@ -114,6 +115,9 @@ async def follow_reports(
 ) -> bool:
     """Bring an order to what its reports fold to; False when that changes nothing."""
     folded = _with_expiry(order, folded)
+    if order.revision and await is_rejected(session, order.id):
+        # What staff decided outranks whatever its source says.
+        folded = replace(folded, status=OrderStatus.DECLINED, approved_at=None, approved=None)
     current = order.status if order.revision else None
     status = next_status(current, folded.status)
     if status is OrderStatus.PAYABLE and folded.approved is not None:

@@ -9,29 +9,35 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, text, true
+from sqlalchemy import ColumnElement, Select, and_, func, literal, not_, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.models import Merchant, Order, OrderStatus
+from app.models import Merchant, Order, OrderReview, OrderStatus
 from app.schemas.orders import OrderWait
+from app.services.fraud.judge import hold_back
 from app.services.orders.change import Target, change
 
 BATCH = 200
 # Who advances cashback of a merchant with a limit does it alone, so that two never both see the same room.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:merchant, 3))")
 # Due orders, by whether the network has paid: each as an index has them (`app/models/orders.py`).
-_DUE = (Order.status == OrderStatus.APPROVED, Order.payable_at <= func.now())
+_DUE = (Order.status == OrderStatus.APPROVED, Order.payable_at <= func.now(), not_(OrderReview.blocks()))
 _PAID = (*_DUE, Order.due_minor <= 0)
 _UNPAID = (*_DUE, Order.due_minor > 0)
 _Item = TypeVar("_Item")
 
 
-def waits_for(order: Order, merchant: Merchant, *, now: datetime) -> OrderWait | None:
-    """Return why an approved order is not payable yet; None for any other, and for one whose turn has come."""
+def waits_for(order: Order, merchant: Merchant, *, is_held: bool, now: datetime) -> OrderWait | None:
+    """Return why an approved order is not payable yet; None for any other, and for one whose turn has come.
+
+    `is_held`: staff have to look at it first.
+    """
     if order.status is not OrderStatus.APPROVED or order.payable_at is None:
         return None
     if order.payable_at > now:
         return OrderWait.HOLD
+    if is_held:
+        return OrderWait.CONFIRMATION
     if order.due_minor <= 0:
         return None
     limit_minor = merchant.exposure_limit_minor
@@ -68,17 +74,20 @@ async def due_merchants(session: AsyncSession) -> Sequence[int]:
 
 
 async def release_due(session: AsyncSession, merchant_id: int, *, limit: int = BATCH) -> int:
-    """Make up to `limit` due orders of a merchant payable, and return how many; fewer are all that may be by now.
+    """Make up to `limit` due orders of a merchant payable, or hold them for staff by its rules; returns how many.
 
-    First those that the network has paid, then those that we advance. Safe to run twice and beside itself.
+    Fewer are all that may be by now. First those that the network has paid, then those that we advance. Safe to run
+    twice and beside itself.
     """
     merchant = await session.get_one(Merchant, merchant_id)
     orders = list(await session.scalars(_oldest(merchant_id, _PAID, limit).with_for_update(skip_locked=True)))
     if len(orders) < limit and not merchant.payable_after_payment:
         orders += await _lock_advanced(session, merchant, limit - len(orders))
+    held = await hold_back(session, merchant_id, orders)
     # By wallet, so that two batches meet the same wallets in the same order.
     for order in sorted(orders, key=lambda order: (order.customer_id, order.currency, order.id)):
-        await change(session, order, Target.of(order, status=OrderStatus.PAYABLE))
+        if order.id not in held:
+            await change(session, order, Target.of(order, status=OrderStatus.PAYABLE))
     return len(orders)
 
 

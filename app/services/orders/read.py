@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import NotFoundError
-from app.models import Merchant, Order, OrderChange, OrderStatus
+from app.models import Merchant, Order, OrderChange, OrderReview, OrderStatus
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
 
@@ -28,6 +28,8 @@ class OrderView:
 
     order: Order
     merchant: Merchant
+    # Staff have to look at it before its cashback becomes payable.
+    is_held: bool = False
     changes: Sequence[OrderChange] = ()
 
 
@@ -44,7 +46,7 @@ async def list_orders(
 ) -> OrderPage:
     """List a customer's orders, newest first. Raises InvalidCursorError."""
     statement = (
-        select(Order, Merchant)
+        select(Order, Merchant, OrderReview.blocks())
         .join(Merchant, Merchant.id == Order.merchant_id)
         .where(Order.customer_id == customer_id)
         .order_by(Order.id.desc())
@@ -57,7 +59,8 @@ async def list_orders(
         statement = statement.where(Order.id < last_id)
     rows, more = cut_page((await session.execute(statement)).all(), limit)
     return OrderPage(
-        [OrderView(order, merchant) for order, merchant in rows], encode_cursor(rows[-1][0].id) if more else None
+        [OrderView(order, merchant, is_held) for order, merchant, is_held in rows],
+        encode_cursor(rows[-1][0].id) if more else None,
     )
 
 
@@ -65,7 +68,7 @@ async def get_order(session: AsyncSession, *, customer_id: UUID, order_id: UUID)
     """Return a customer's order with its history. Raises OrderNotFoundError, also for another customer's."""
     row = (
         await session.execute(
-            select(Order, Merchant)
+            select(Order, Merchant, OrderReview.blocks())
             .join(Merchant, Merchant.id == Order.merchant_id)
             .where(Order.id == order_id, Order.customer_id == customer_id)
         )
@@ -75,4 +78,4 @@ async def get_order(session: AsyncSession, *, customer_id: UUID, order_id: UUID)
     changes = await session.scalars(
         select(OrderChange).where(OrderChange.order_id == order_id).order_by(OrderChange.revision)
     )
-    return OrderView(row[0], row[1], changes.all())
+    return OrderView(row[0], row[1], row[2], changes.all())

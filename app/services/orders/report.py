@@ -12,6 +12,7 @@ from app.db import ring_after_commit
 from app.ids import new_id
 from app.models import Click, Merchant, Order, OrderReport, OrderStatus, ReportKind, WebhookEvent, WebhookStatus
 from app.services.exchange_rates import rate_on, wait_key
+from app.services.fraud.judge import follow_order
 from app.services.orders.change import follow_reports
 from app.services.orders.fold import Folded, Report, fold
 
@@ -122,6 +123,7 @@ async def take_reports(
     that is replayed, says again what it said.
     """
     is_new = order.revision == 0
+    sold_at = order.ordered_at
     known = list(await session.scalars(select(OrderReport).where(OrderReport.order_id == order.id)))
     for row, said in reports:
         row.order_id, row.currency = order.id, order.reported_currency
@@ -143,6 +145,7 @@ async def take_reports(
     # After the order, which they refer to.
     session.add_all(row for row, _ in reports)
     await session.flush()
+    await follow_order(session, order, is_new=is_new, has_moved=order.ordered_at != sold_at)
     if is_new:
         await wake_orphans(session, source_id=order.source_id, references=[order.external_id])
     return changed

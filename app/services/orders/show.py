@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.models import Merchant, Order, OrderChange, OrderReport, OrderStatus
+from app.models import BLOCKING, Merchant, Order, OrderChange, OrderReport, OrderReview, OrderStatus
 from app.schemas.common import Money, Page
 from app.schemas.orders import (
     ExplanationStep,
@@ -27,7 +27,7 @@ from app.services.orders.read import OrderView
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
 
-def order_read(order: Order, merchant: Merchant) -> OrderRead:
+def order_read(order: Order, merchant: Merchant, *, is_held: bool) -> OrderRead:
     """Show an order in a list."""
     return OrderRead(
         id=order.id,
@@ -38,7 +38,7 @@ def order_read(order: Order, merchant: Merchant) -> OrderRead:
         cashback=Money(amount_minor=order.cashback_minor, currency=order.currency),
         ordered_at=order.ordered_at,
         payable_at=order.payable_at,
-        waits_for=waits_for(order, merchant, now=datetime.now(UTC)),
+        waits_for=waits_for(order, merchant, is_held=is_held, now=datetime.now(UTC)),
     )
 
 
@@ -46,7 +46,7 @@ def order_detail(view: OrderView) -> OrderDetail:
     """Show a customer's order with the steps that made its cashback and each state with its time."""
     order = view.order
     return OrderDetail(
-        **dict(order_read(order, view.merchant)),
+        **dict(order_read(order, view.merchant, is_held=view.is_held)),
         click_id=order.click_id,
         reported_sale=Money(amount_minor=order.reported_sale_minor, currency=order.reported_currency),
         exchange_rate=_rate(order),
@@ -69,7 +69,7 @@ async def list_for_staff(
 ) -> Page[OrderAdminRead]:
     """Return orders, newest first. Raises InvalidCursorError."""
     statement = (
-        select(Order, Merchant)
+        select(Order, Merchant, OrderReview.blocks())
         .join(Merchant, Merchant.id == Order.merchant_id)
         .order_by(Order.id.desc())
         .limit(limit + 1)
@@ -89,7 +89,7 @@ async def list_for_staff(
         (last_id,) = decode_cursor(cursor, UUID)
         statement = statement.where(Order.id < last_id)
     rows, more = cut_page((await session.execute(statement)).all(), limit)
-    items = [_admin_read(order, merchant) for order, merchant in rows]
+    items = [_admin_read(order, merchant, is_held=is_held) for order, merchant, is_held in rows]
     return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
 
 
@@ -99,6 +99,7 @@ async def show_to_staff(session: AsyncSession, *, order_id: UUID) -> OrderAdminD
     if order is None:
         raise UnknownOrderError(order_id)
     merchant = await session.get_one(Merchant, order.merchant_id)
+    review = await session.get(OrderReview, order_id)
     changes = await session.scalars(
         select(OrderChange).where(OrderChange.order_id == order_id).order_by(OrderChange.revision)
     )
@@ -106,16 +107,16 @@ async def show_to_staff(session: AsyncSession, *, order_id: UUID) -> OrderAdminD
         select(OrderReport).where(OrderReport.order_id == order_id).order_by(OrderReport.occurred_at, OrderReport.id)
     )
     return OrderAdminDetail(
-        **dict(_admin_read(order, merchant)),
+        **dict(_admin_read(order, merchant, is_held=review is not None and review.status in BLOCKING)),
         explanation=_explanation(order),
         history=[_state(order, change) for change in changes],
         reports=_reports(reports.all()),
     )
 
 
-def _admin_read(order: Order, merchant: Merchant) -> OrderAdminRead:
+def _admin_read(order: Order, merchant: Merchant, *, is_held: bool) -> OrderAdminRead:
     return OrderAdminRead(
-        **dict(order_read(order, merchant)),
+        **dict(order_read(order, merchant, is_held=is_held)),
         customer_id=order.customer_id,
         click_id=order.click_id,
         commission=Money(amount_minor=order.commission_minor, currency=order.currency),

@@ -14,6 +14,8 @@ from app.models import (
     IdempotencyKey,
     Order,
     OrderReport,
+    OrderReview,
+    OrderReviewChange,
     Payout,
     PayoutChange,
     PayoutMethod,
@@ -54,6 +56,8 @@ async def _erase_texts(session: AsyncSession, customer_id: UUID) -> None:
     own_payouts = select(Payout.id).where(Payout.customer_id == customer_id).scalar_subquery()
     for column, condition in (
         (OrderReport.reason, OrderReport.order_id.in_(own_orders)),
+        (OrderReview.note, OrderReview.order_id.in_(own_orders)),
+        (OrderReviewChange.note, OrderReviewChange.order_id.in_(own_orders)),
         (Payout.reason, Payout.customer_id == customer_id),
         (PayoutChange.reason, PayoutChange.payout_id.in_(own_payouts)),
         (Referral.note, Referral.referrer_id == customer_id),
