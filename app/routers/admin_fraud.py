@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import Admin, Operator, PageDep, SessionDep, SettingsDep, Viewer
-from app.models import FraudRuleKind, ReviewStatus
+from app.dependencies import PageDep, SessionDep, SettingsDep, staff_with
+from app.models import FraudRule, FraudRuleKind, OrderReview, ReviewStatus, StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Page
 from app.schemas.fraud import (
@@ -22,9 +22,15 @@ from app.services.fraud import decide, rules, show
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=problems(401, 403))
 
+Viewer = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ORDERS_READ)]
+Trier = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.ORDERS_READ, on=FraudRule)]
+RuleMaker = Annotated[StaffKey, staff_with(StaffRole.ADMIN, StaffScope.ORDERS_WRITE, on=FraudRule)]
+RuleEnder = Annotated[StaffKey, staff_with(StaffRole.ADMIN, StaffScope.ORDERS_WRITE, on=FraudRule, by="rule_id")]
+Reviewer = Annotated[StaffKey, staff_with(StaffRole.OPERATOR, StaffScope.ORDERS_WRITE, on=OrderReview, by="order_id")]
+
 
 @router.put("/fraud-rules", summary="Set a fraud rule", responses=problems(404))
-async def set_fraud_rule(session: SessionDep, member: Admin, body: FraudRuleWanted) -> FraudRuleRead:
+async def set_fraud_rule(session: SessionDep, member: RuleMaker, body: FraudRuleWanted) -> FraudRuleRead:
     """Let a rule hold orders from now on, in place of the one of its kind for the same merchant, or for all.
 
     A merchant's own rule counts in place of the one for all; switched off, none of the kind holds its orders. Orders
@@ -49,13 +55,13 @@ async def list_fraud_rules(
 
 
 @router.delete("/fraud-rules/{rule_id}", status_code=204, summary="End a fraud rule", responses=problems(404, 409))
-async def end_fraud_rule(session: SessionDep, member: Admin, rule_id: UUID) -> None:
+async def end_fraud_rule(session: SessionDep, member: RuleEnder, rule_id: UUID) -> None:
     """End a rule; a merchant's own gives way to the one for all. Its versions stay to be read."""
     await rules.end_rule(session, rule_id=rule_id, member_id=member.id)
 
 
 @router.post("/fraud-rules/dry-run", summary="Try a fraud rule on past orders")
-async def try_fraud_rule(session: SessionDep, _: Viewer, body: FraudDryRun) -> FraudDryRunRead:
+async def try_fraud_rule(session: SessionDep, _: Trier, body: FraudDryRun) -> FraudDryRunRead:
     """Say how many, and which, orders of a period the rule would have held. Nothing is stored."""
     return await show.try_rule(session, wanted=body)
 
@@ -83,7 +89,7 @@ async def get_review(session: SessionDep, _: Viewer, order_id: UUID) -> ReviewDe
 
 @router.post("/reviews/{order_id}/release", summary="Release an order, with a reason", responses=problems(404, 409))
 async def release_review(
-    session: SessionDep, settings: SettingsDep, member: Operator, order_id: UUID, body: ReviewDecision
+    session: SessionDep, settings: SettingsDep, member: Reviewer, order_id: UUID, body: ReviewDecision
 ) -> ReviewDetail:
     """Let an order that is held, or was rejected, go its way.
 
@@ -95,7 +101,7 @@ async def release_review(
 
 @router.post("/reviews/{order_id}/reject", summary="Reject an order, with a reason", responses=problems(404, 409))
 async def reject_review(
-    session: SessionDep, settings: SettingsDep, member: Operator, order_id: UUID, body: ReviewDecision
+    session: SessionDep, settings: SettingsDep, member: Reviewer, order_id: UUID, body: ReviewDecision
 ) -> ReviewDetail:
     """Owe nothing for an order that is held: it is declined, whatever its source says before and after.
 

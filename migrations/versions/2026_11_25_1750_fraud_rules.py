@@ -1,7 +1,7 @@
 """Fraud rules, and reviews of the orders that they hold.
 
 Revision ID: 5a1e8c47d2f0
-Revises: 3f0b7a5c91de
+Revises: 4b7e9c02d6f1
 """
 
 from collections.abc import Sequence
