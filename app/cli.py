@@ -229,6 +229,25 @@ def reseal() -> None:
         raise typer.Exit(1)
 
 
+@app.command("retention")
+def keep_retention(
+    months: Annotated[
+        int | None, typer.Option(min=3, help="Whole months to keep; default: WEBHOOK_RAW_KEEP_MONTHS.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Erase; without it this is a dry run.")] = False,  # noqa: FBT002 - an option
+) -> None:
+    """Say which raw webhook events the policy erases, or erase them; what something needs stays."""
+    from app.workers import retention  # noqa: PLC0415 - only this command needs it
+
+    kept = months or load_settings().webhook_raw_keep_months
+    if kept is None:
+        typer.echo("raw events are kept for ever: set WEBHOOK_RAW_KEEP_MONTHS, or give --months")
+        return
+    done = with_database(lambda: retention.apply(kept, is_dry=not apply))
+    word = "erased" if apply else "would be erased"
+    typer.echo(f"raw events from before {done.before:%Y-%m-%d}: {done.erased} {word}, {done.needed} are still needed")
+
+
 @ledger_app.command("verify")
 def ledger_verify(
     known: Annotated[

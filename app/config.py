@@ -133,6 +133,9 @@ class Settings(BaseSettings):
         " above it another person confirms. A currency that is missing has no limit.",
     )
     proposal_days: int = Field(7, ge=1, le=90, description="How long what one person proposes waits for another.")
+    webhook_raw_keep_months: int | None = Field(
+        None, ge=3, le=600, description="Whole months for which raw webhook events can be replayed; empty: for ever."
+    )
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
     # Payouts
@@ -229,6 +232,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "public_url",
+        "webhook_raw_keep_months",
         "payout_debtor_name",
         "payout_debtor_iban",
         "payout_debtor_bic",

@@ -61,6 +61,8 @@ class WebhookEvent(Base):
         ),
         Index("ix_webhook_events_orphans", "merchant_id", "reported_at", postgresql_where="status = 'orphaned'"),
         Index("ix_webhook_events_uncompared", "id", postgresql_where="status = 'orphaned' AND compared_at IS NULL"),
+        # Those whose raw bytes are still there, for the end of their time.
+        Index("ix_webhook_events_raw", "id", postgresql_where="erased_at IS NULL"),
         Index("ix_webhook_events_waits_for", "waits_for", postgresql_where="waits_for IS NOT NULL"),
     )
 

@@ -13,6 +13,7 @@ from app.workers.payouts import payout_sender
 from app.workers.polling import ring_due_polls, source_poll
 from app.workers.privacy import export_builder
 from app.workers.referrals import settle_referrals
+from app.workers.retention import retention
 from app.workers.runner import WorkerKind
 from app.workers.schedule import Scheduled
 from app.workers.sync import clear_abandoned_staging, merchant_sync, queue_due_syncs, sweep_syncs
@@ -63,6 +64,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("verify_ledger", 60, verify_ledger),
                     Scheduled("seal_days", 300, seal_days),
                     Scheduled("sweep_claims", 60, claim_sweep(settings)),
+                    Scheduled("keep_retention", _HOUR, retention(settings)),
                     Scheduled("forget_expired", _HOUR, forget_expired),
                 ),
                 max_jobs=10,
