@@ -194,6 +194,24 @@ def new_key() -> None:
     typer.echo(Fernet.generate_key().decode())
 
 
+@app.command("rotate-signing-key")
+def rotate_signing_key(
+    revoke: Annotated[  # noqa: FBT002 - an option
+        bool, typer.Option(help="After a leak: sign with it at once, and refuse within 30 s what others signed.")
+    ] = False,
+) -> None:
+    """Make a new key for access tokens, which signs in ten minutes; the old one verifies until its tokens are over."""
+    from app import db  # noqa: PLC0415 - only commands that touch the database
+    from app.services import signing_keys  # noqa: PLC0415 - see above
+
+    async def rotate() -> str:
+        async with db.transaction() as session:
+            made = await signing_keys.rotate(session, load_settings(), revoke=revoke)
+            return f"{made.kid} signs from {made.signs_from.isoformat(timespec='seconds')} on"
+
+    typer.echo(with_database(rotate))
+
+
 @app.command()
 def reseal() -> None:
     """Re-encrypt stored secrets with the first of ENCRYPTION_KEYS; exits with 1 when none of them opens some."""

@@ -71,7 +71,8 @@ class Settings(BaseSettings):
 
     # Secrets
     secret_key: SecretStr = Field(
-        SecretStr(DEVELOPMENT_SECRET_KEY), description="Signs access tokens; 32 characters or more."
+        SecretStr(DEVELOPMENT_SECRET_KEY),
+        description="Keys derived hashes, and signs access tokens until the first rotation; 32 characters or more.",
     )
     encryption_keys: Annotated[list[SecretStr], NoDecode] = Field(
         [SecretStr(DEVELOPMENT_ENCRYPTION_KEY)],
@@ -107,7 +108,19 @@ class Settings(BaseSettings):
 
     # Identity
     access_token_seconds: int = Field(900, ge=60, description="Life of an access token.")
+    token_issuer: str = Field(
+        "cashback",
+        min_length=1,
+        description="`iss` of access tokens; the API's public address where others verify them.",
+    )
+    signing_key_days: int = Field(90, ge=1, description="Age at which the key that signs access tokens is replaced.")
     refresh_token_seconds: int = Field(30 * 86_400, ge=3600, description="Life of a refresh token.")
+    refresh_grace_seconds: int = Field(
+        10, ge=0, le=60, description="How long a used refresh token still leads to its successor; 0: not at all."
+    )
+    session_max_seconds: int = Field(
+        180 * 86_400, ge=3600, description="Longest life of a session, however often it is refreshed."
+    )
     password_hash_concurrency: int = Field(2, ge=1, description="argon2id computations at the same time per process.")
 
     # Rules

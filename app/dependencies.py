@@ -19,7 +19,16 @@ from app.db import get_db, transaction
 from app.edge.rate_classes import SAFE_METHODS
 from app.errors import ForbiddenError, UnauthorizedError
 from app.middleware import ANSWER_HEADERS
-from app.models import Base, Customer, CustomerStatus, MerchantKey, StaffKey, StaffRole, StaffScope
+from app.models import (
+    Base,
+    Customer,
+    CustomerSession,
+    CustomerStatus,
+    MerchantKey,
+    StaffKey,
+    StaffRole,
+    StaffScope,
+)
 from app.schemas.catalogue import MAX_MERCHANT_ID
 from app.services import audit, merchant_keys, staff
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
@@ -37,7 +46,7 @@ from app.services.rate_limits import (
     address_caller,
 )
 from app.services.sign_in_throttle import SignInThrottle
-from app.services.tokens import InvalidAccessTokenError, verify_access_token
+from app.services.tokens import AccessToken, AccessTokens, InvalidAccessTokenError
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +80,19 @@ async def get_passwords(request: Request) -> Passwords:
     return passwords
 
 
+async def get_access_tokens(request: Request) -> AccessTokens:
+    """Return what issues and verifies this process's access tokens."""
+    tokens: AccessTokens = request.app.state.access_tokens
+    return tokens
+
+
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 # "function" scope: the transaction is committed before the answer is sent. With FastAPI's default the client
 # would see 200 first, and still see it if the commit then failed.
 SessionDep = Annotated[AsyncSession, Depends(get_db, scope="function")]
 ArqPoolDep = Annotated[ArqRedis, Depends(get_arq_pool)]
 PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
+AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
 
 
 async def get_rate_limiter(request: Request) -> RateLimiter:
@@ -137,28 +153,38 @@ def _count_class(request: Request, reads: Policy, writes: Policy, caller: str) -
         request.scope.setdefault(ANSWER_HEADERS, {}).update(state.headers())
 
 
-async def get_signed_in_id(
-    request: Request, settings: SettingsDep, token: Annotated[str | None, Security(_customer_scheme)]
-) -> UUID:
+async def get_access_token(
+    access_tokens: AccessTokensDep, token: Annotated[str | None, Security(_customer_scheme)]
+) -> AccessToken:
+    """Return what the access token of the request says. Raises 401 without a valid one."""
+    if token is None:
+        raise SignInRequiredError("Send a customer's access token as 'Authorization: Bearer ...'.")
+    return await access_tokens.verify(token)
+
+
+SignedIn = Annotated[AccessToken, Depends(get_access_token)]
+
+
+async def get_signed_in_id(request: Request, signed_in: SignedIn) -> UUID:
     """Return whose access token came with the request, without asking the database. Raises 401 without a valid one.
 
     For services that hold no connection until they need one; they judge the account themselves.
     """
-    if token is None:
-        raise SignInRequiredError("Send a customer's access token as 'Authorization: Bearer ...'.")
-    customer_id = verify_access_token(settings, token).customer_id
-    _count_class(request, READS_CUSTOMER, WRITES_CUSTOMER, f"customer:{customer_id}")
-    return customer_id
+    _count_class(request, READS_CUSTOMER, WRITES_CUSTOMER, f"customer:{signed_in.customer_id}")
+    return signed_in.customer_id
 
 
 SignedInId = Annotated[UUID, Depends(get_signed_in_id)]
 
 
-async def get_current_customer(session: SessionDep, customer_id: SignedInId) -> Customer:
-    """Return the customer whose access token came with the request. Raises 401 without a valid one."""
-    customer = await session.get(Customer, customer_id)
+async def get_current_customer(session: SessionDep, signed_in: SignedIn, customer_id: SignedInId) -> Customer:
+    """Return the customer whose access token came with the request.
+
+    Raises 401 without a valid one, and from the moment on at which its session or the account has ended.
+    """
+    customer = await session.scalar(CustomerSession.owner(signed_in.session_id, customer_id))
     if customer is None or customer.status is CustomerStatus.CLOSED:
-        raise InvalidAccessTokenError("The account of this token is closed.")
+        raise InvalidAccessTokenError("The session of this token has ended; sign in again.")
     return customer
 
 

@@ -31,6 +31,7 @@ from app.routers import ROUTERS
 from app.services.passwords import Passwords
 from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
+from app.services.tokens import AccessTokens
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.passwords = Passwords(settings.password_hash_concurrency)
     app.state.request_classes = RequestClasses(factor=settings.rate_limit_factor)
     app.state.load = Load(settings.max_concurrent_requests)
+    app.state.access_tokens = AccessTokens(settings)
     for error in (AppError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, handle_exception)
     _add_middleware(app, settings)

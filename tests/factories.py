@@ -12,6 +12,7 @@ from app.models import (
     Category,
     Click,
     Customer,
+    CustomerSession,
     Merchant,
     Offer,
     Order,
@@ -33,6 +34,7 @@ from app.services.orders.change import Target, change
 from app.services.orders.report import start_order
 from app.services.payouts import decide, life
 from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, seal_account
+from app.services.signing_keys import derived_ring
 from app.services.tokens import issue_access_token
 
 Row = TypeVar("Row")
@@ -43,7 +45,11 @@ async def make_customer(session: AsyncSession, **changes: Any) -> Customer:
     """An active customer without a password."""
     number = next(_numbers)
     values = {"email": f"customer-{number}-{new_id().hex[-8:]}@example.com", "referral_code": new_id().hex[-12:]}
-    return await _add(session, Customer(**{**values, **changes}))
+    customer = await _add(session, Customer(**{**values, **changes}))
+    # What `customer_headers` come from; so that those need no database, it has the customer's id.
+    expires_at = datetime.now(UTC) + timedelta(days=30)
+    await _add(session, CustomerSession(id=customer.id, customer_id=customer.id, expires_at=expires_at))
+    return customer
 
 
 async def make_category(session: AsyncSession, **changes: Any) -> Category:
@@ -263,7 +269,8 @@ async def staff_headers(session: AsyncSession, role: StaffRole = StaffRole.ADMIN
 
 def customer_headers(settings: Settings, customer: Customer) -> dict[str, str]:
     """Headers of a signed-in customer."""
-    token = issue_access_token(settings, customer_id=customer.id, family_id=new_id())
+    key = derived_ring(settings).signing()
+    token = issue_access_token(settings, key, customer_id=customer.id, session_id=customer.id)
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -19,6 +19,7 @@ from app.models.fraud import (
     OrderReviewCheck,
     ReviewStatus,
 )
+from app.models.identity import CustomerSession, SigningKey, SignInMethod
 from app.models.ledger import (
     Account,
     CauseType,
@@ -82,6 +83,7 @@ __all__ = [
     "ClickOrigin",
     "CronRun",
     "Customer",
+    "CustomerSession",
     "CustomerStatus",
     "DataExport",
     "DataExportPart",
@@ -148,6 +150,8 @@ __all__ = [
     "SettlementLine",
     "SettlementLineStatus",
     "SettlementResolution",
+    "SignInMethod",
+    "SigningKey",
     "Source",
     "SourceStatus",
     "SourceVersion",

@@ -50,7 +50,7 @@ class Customer(Base):
 
 
 class RefreshToken(Base):
-    """One refresh token, kept as a hash. All that descend from one sign-in are a family."""
+    """One refresh token, kept as a hash. All that descend from one sign-in are a family: its session's."""
 
     __tablename__ = "refresh_tokens"
     __table_args__ = (
@@ -66,4 +66,6 @@ class RefreshToken(Base):
     created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    # The token that replaced this one, encrypted with what only this one's holder knows: for the period of grace.
+    successor_sealed: Mapped[bytes | None]
     revoked_at: Mapped[datetime | None]

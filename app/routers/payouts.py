@@ -14,7 +14,7 @@ from app.dependencies import (
     PasswordsDep,
     SessionDep,
     SettingsDep,
-    SignedInId,
+    SignedIn,
 )
 from app.models import PayoutStatus
 from app.openapi import problems
@@ -48,10 +48,10 @@ async def list_payout_terms(session: SessionDep, page: PageDep) -> PayoutTermsPa
     dependencies=[Depends(LimitByCustomer(STEP_UP))],
 )
 async def add_payout_method(
-    settings: SettingsDep, passwords: PasswordsDep, customer_id: SignedInId, body: NewPayoutMethod
+    settings: SettingsDep, passwords: PasswordsDep, signed_in: SignedIn, body: NewPayoutMethod
 ) -> PayoutMethodRead:
     """Add an account, confirmed with the password. It can be used from `usable_from` on, and is shown masked only."""
-    return await methods.add_method(settings, passwords, customer_id=customer_id, wanted=body)
+    return await methods.add_method(settings, passwords, signed_in=signed_in, wanted=body)
 
 
 @router.get("/me/payout-methods", summary="Own payout methods", responses=problems(401))

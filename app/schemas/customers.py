@@ -66,6 +66,7 @@ CurrentPassword = Annotated[
     ),
 ]
 DisplayName = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha"])]
+DeviceLabel = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha's phone"])]
 ReferralCode = Annotated[SafeText, Field(min_length=1, max_length=32, examples=["7KD2MQ9X"])]
 
 
@@ -111,6 +112,9 @@ class TokenRequest(BaseModel):
     )
     password: SecretStr | None = Field(None, max_length=128, examples=["correct horse battery staple"])
     refresh_token: SecretStr | None = Field(None, max_length=256, examples=["cbr_1P0a..."])
+    device_label: DeviceLabel | None = Field(
+        None, description="What the customer shall see this device as, in the list of sessions."
+    )
 
     @model_validator(mode="after")
     def _require_what_the_grant_needs(self) -> Self:
@@ -124,7 +128,7 @@ class TokenRequest(BaseModel):
 class TokenResponse(ResponseModel):
     """Tokens of a signed-in customer. Each refresh token is good for one use."""
 
-    access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
+    access_token: str = Field(examples=["eyJhbGciOiJFZERTQSIs..."])
     refresh_token: str = Field(examples=["cbr_1P0a..."])
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the scheme's name
     expires_in: int = Field(examples=[900], description="Life of the access token, in seconds.")

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.errors import ConflictError, FieldError, InvalidRequestError
-from app.models import Customer, CustomerStatus, RefreshToken
+from app.models import Customer, CustomerStatus
 from app.schemas.customers import CustomerRegistration, ProfileChange
 from app.services.claims.file import forget_customer
 from app.services.origin import Origin
@@ -23,7 +23,7 @@ from app.services.passwords import Passwords
 from app.services.payouts import closing
 from app.services.privacy.erase import erase
 from app.services.referrals import hints, invite
-from app.services.sign_in import end_families
+from app.services.sessions import end_sessions
 
 # Crockford's base 32: no I, L, O or U, so that a code survives being read aloud. 8 characters: 10^12 codes.
 _CODE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -134,7 +134,7 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             customer.status = CustomerStatus.CLOSED
             customer.closed_at = datetime.now(UTC)
             await session.flush()
-            await end_families(session, RefreshToken.customer_id == customer.id)
+            await end_sessions(session, customer_id=customer.id)
             await forget_customer(session, customer.id)
             await erase(session, customer_id=customer.id)
         case _:

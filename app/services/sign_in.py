@@ -1,14 +1,16 @@
 """Signing in: passwords and refresh tokens for access tokens, and taking refresh tokens back.
 
 Each refresh token is good for one use. All that descend from one sign-in are a family; when a used one comes back,
-one of its two holders is a thief, and the whole family ends (RFC 9700, section 4.14.2). Access tokens ask no database
-and are good until they expire, also after their family ended; a closed account is refused at once all the same.
+one of its two holders is a thief, and the whole family ends with its session (RFC 9700, section 4.14.2). Within
+`refresh_grace_seconds` of its use it is answered with the same successor instead: a client that refreshed twice at once
+has both answers alike, and its lineage stays one.
 
 The functions here open their transactions themselves. Between looking up a customer and recording a sign-in argon2
 works for long, and no connection may wait for it; and ending a family has to be committed although the answer is an
 error, which would roll a request's own transaction back.
 """
 
+import base64
 import hashlib
 import logging
 import secrets
@@ -17,19 +19,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
-from sqlalchemy import ColumnElement, Select, delete, select, update
+from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import transaction
 from app.errors import AppError, UnauthorizedError
 from app.ids import new_id
-from app.models import Customer, CustomerStatus, RefreshToken
+from app.models import Customer, CustomerSession, CustomerStatus, RefreshToken, SignInMethod
 from app.schemas.customers import GrantType, TokenRequest
 from app.services.passwords import Passwords
+from app.services.sessions import Device, end_sessions, lock_customer
 from app.services.sign_in_throttle import SignInThrottle
-from app.services.tokens import InvalidAccessTokenError, issue_access_token, verify_access_token
+from app.services.signing_keys import Key
+from app.services.tokens import AccessTokens, InvalidAccessTokenError, issue_access_token
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,14 @@ class Tokens:
 
 
 async def grant_tokens(
-    settings: Settings, passwords: Passwords, throttle: SignInThrottle, *, request: TokenRequest, caller: str
+    settings: Settings,
+    access_tokens: AccessTokens,
+    passwords: Passwords,
+    throttle: SignInThrottle,
+    *,
+    request: TokenRequest,
+    caller: str,
+    user_agent: str | None,
 ) -> Tokens:
     """Answer a token request.
 
@@ -81,19 +93,25 @@ async def grant_tokens(
 
     Raises InvalidCredentialsError, InvalidGrantError, PasswordQueueFullError and RateLimitedError.
     """
+    device = Device(user_agent, request.device_label)
     match request:
         case TokenRequest(grant_type=GrantType.PASSWORD, username=str(email), password=SecretStr() as password):
             await throttle.admit(email=email, caller=caller)
-            tokens = await sign_in(settings, passwords, email=email, password=password.get_secret_value())
+            key = await access_tokens.signing_key()
+            secret = password.get_secret_value()
+            tokens = await sign_in(settings, key, passwords, email=email, password=secret, device=device)
             await throttle.welcome(email=email, caller=caller)
             return tokens
         case TokenRequest(grant_type=GrantType.REFRESH_TOKEN, refresh_token=SecretStr() as token):
-            return await refresh(settings, refresh_token=token.get_secret_value())
+            key = await access_tokens.signing_key()
+            return await refresh(settings, key, refresh_token=token.get_secret_value(), device=device)
         case _:
             raise AssertionError("the schema let a request without its grant's members pass")
 
 
-async def sign_in(settings: Settings, passwords: Passwords, *, email: str, password: str) -> Tokens:
+async def sign_in(
+    settings: Settings, key: Key, passwords: Passwords, *, email: str, password: str, device: Device
+) -> Tokens:
     """Begin a family. Frozen customers may sign in, closed ones not. Raises InvalidCredentialsError."""
     async with transaction() as session:
         customer = await session.scalar(Customer.by_email(unicodedata.normalize("NFC", email)))
@@ -107,47 +125,50 @@ async def sign_in(settings: Settings, passwords: Passwords, *, email: str, passw
         if current.password_hash != kept:  # closed or changed while argon2 worked
             raise InvalidCredentialsError
         current.password_hash = renewed
-        return await _issue(session, settings, customer_id=current.id, family_id=new_id())
+        return await begin(session, settings, key, customer_id=current.id, device=device, method=SignInMethod.PASSWORD)
 
 
-async def refresh(settings: Settings, *, refresh_token: str) -> Tokens:
+async def begin(
+    session: AsyncSession, settings: Settings, key: Key, *, customer_id: UUID, device: Device, method: SignInMethod
+) -> Tokens:
+    """Begin a session and its family for a customer whose row the caller has locked."""
+    lasts = CustomerSession(
+        id=new_id(),
+        customer_id=customer_id,
+        method=method,
+        device_label=device.label,
+        user_agent=device.shown_user_agent,
+        expires_at=_refresh_until(settings, datetime.now(UTC)),
+    )
+    session.add(lasts)
+    return await _issue(session, settings, key, lasts=lasts, refresh_token=_new_refresh_token())
+
+
+async def refresh(settings: Settings, key: Key, *, refresh_token: str, device: Device) -> Tokens:
     """Use a refresh token up and continue its family. Raises InvalidGrantError."""
     asked_at = datetime.now(UTC)
     async with transaction() as session:
-        tokens = await _rotate(session, settings, refresh_token=refresh_token, asked_at=asked_at)
+        tokens = await _rotate(session, settings, key, refresh_token=refresh_token, asked_at=asked_at, device=device)
     if tokens is None:
         raise InvalidGrantError
     return tokens
 
 
-async def revoke(settings: Settings, *, token: str) -> None:
-    """End the family of a refresh or access token; do nothing for any other text (RFC 7009, section 2.2)."""
+async def revoke(access_tokens: AccessTokens, *, token: str) -> None:
+    """End the session of a refresh or access token; do nothing for any other text (RFC 7009, section 2.2)."""
     async with transaction() as session:
         found = await session.scalar(_by_token(token))
-        if found is not None:
-            customer_id, family_id = found.customer_id, found.family_id
-        else:
-            try:
-                access = verify_access_token(settings, token)
-            except InvalidAccessTokenError:
-                return
-            customer_id, family_id = access.customer_id, access.family_id
-        await session.execute(select(Customer.id).where(Customer.id == customer_id).with_for_update(key_share=True))
-        await end_families(session, RefreshToken.family_id == family_id)
-
-
-async def end_families(session: AsyncSession, which: ColumnElement[bool]) -> int:
-    """Revoke the refresh tokens that are chosen; returns how many were good until now.
-
-    Lock the customer's row before: a refresh that is under way holds it, and the token that it makes must be seen.
-    """
-    revoked = await session.scalars(
-        update(RefreshToken)
-        .where(which, RefreshToken.revoked_at.is_(None))
-        .values(revoked_at=datetime.now(UTC))
-        .returning(RefreshToken.id)
-    )
-    return len(revoked.all())
+    if found is not None:
+        customer_id, session_id = found.customer_id, found.family_id
+    else:
+        try:
+            access = await access_tokens.verify(token)
+        except InvalidAccessTokenError:
+            return
+        customer_id, session_id = access.customer_id, access.session_id
+    async with transaction() as session:
+        await lock_customer(session, customer_id)
+        await end_sessions(session, customer_id=customer_id, only=session_id)
 
 
 async def forget_expired(session: AsyncSession, *, limit: int = 10_000) -> int:
@@ -160,7 +181,7 @@ async def forget_expired(session: AsyncSession, *, limit: int = 10_000) -> int:
 
 
 async def _rotate(
-    session: AsyncSession, settings: Settings, *, refresh_token: str, asked_at: datetime
+    session: AsyncSession, settings: Settings, key: Key, *, refresh_token: str, asked_at: datetime, device: Device
 ) -> Tokens | None:
     """Return new tokens, or None when the token is refused."""
     # Whatever changes a customer's families locks the customer first: requests that race for one token queue here,
@@ -176,38 +197,94 @@ async def _rotate(
     if customer is None or token is None:
         return None
     now = datetime.now(UTC)
-    if token.used_at is not None:
-        # One who asked before the token was used lost a race against the same client (two tabs, a hasty retry), and
-        # is merely refused. One who asks after it is a thief, or has been robbed.
-        if token.used_at <= asked_at and await end_families(session, RefreshToken.family_id == token.family_id):
-            logger.warning(
-                "a used refresh token came back; its family is revoked",
-                extra={"customer_id": str(customer.id), "family_id": str(token.family_id)},
-            )
-        return None
     if token.revoked_at is not None or token.expires_at <= now or customer.status is CustomerStatus.CLOSED:
         return None
-    token.used_at = now
-    return await _issue(session, settings, customer_id=customer.id, family_id=token.family_id)
+    lasts = await _session_of(session, token, device)
+    if token.used_at is not None:
+        successor = await _successor(session, settings, token, refresh_token, asked_at)
+        return None if successor is None else _tokens(settings, key, lasts=lasts, refresh_token=successor)
+    expires_at = _refresh_until(settings, lasts.created_at)
+    if expires_at <= now:  # the session has lasted as long as any may
+        return None
+    successor = _new_refresh_token()
+    token.used_at, token.successor_sealed = now, _successor_box(refresh_token).encrypt(successor.encode())
+    lasts.last_used_at, lasts.expires_at = now, expires_at
+    return await _issue(session, settings, key, lasts=lasts, refresh_token=successor)
 
 
-async def _issue(session: AsyncSession, settings: Settings, *, customer_id: UUID, family_id: UUID) -> Tokens:
-    # The prefix lets scanners of repositories and logs recognise a leaked token.
-    refresh_token = f"cbr_{secrets.token_urlsafe(32)}"
+async def _successor(
+    session: AsyncSession, settings: Settings, token: RefreshToken, refresh_token: str, asked_at: datetime
+) -> str | None:
+    """Return what a used token was replaced by, while the grace lasts and that was not used; else end the family."""
+    late = asked_at - (token.used_at or asked_at)
+    in_grace = settings.refresh_grace_seconds > 0 and late.total_seconds() < settings.refresh_grace_seconds
+    if in_grace and token.successor_sealed is not None:
+        successor = _successor_box(refresh_token).decrypt(token.successor_sealed).decode()
+        follows = await session.scalar(_by_token(successor))
+        if follows is not None and follows.used_at is None and follows.revoked_at is None:
+            return successor
+    # One who asked before the token was used lost a race against the same client (two tabs, a hasty retry), and
+    # is merely refused. One who asks after it is a thief, or has been robbed.
+    if late >= timedelta(0) and await end_sessions(session, customer_id=token.customer_id, only=token.family_id):
+        logger.warning(
+            "a used refresh token came back; its family is revoked",
+            extra={"customer_id": str(token.customer_id), "family_id": str(token.family_id)},
+        )
+    return None
+
+
+async def _session_of(session: AsyncSession, token: RefreshToken, device: Device) -> CustomerSession:
+    lasts = await session.get(CustomerSession, token.family_id)
+    if lasts is None:  # a sign-in of before sessions were kept
+        lasts = CustomerSession(
+            id=token.family_id,
+            customer_id=token.customer_id,
+            method=SignInMethod.PASSWORD,
+            user_agent=device.shown_user_agent,
+            created_at=token.created_at,
+            expires_at=token.expires_at,
+        )
+        session.add(lasts)
+        await session.flush()
+    return lasts
+
+
+async def _issue(
+    session: AsyncSession, settings: Settings, key: Key, *, lasts: CustomerSession, refresh_token: str
+) -> Tokens:
     session.add(
         RefreshToken(
-            customer_id=customer_id,
-            family_id=family_id,
+            customer_id=lasts.customer_id,
+            family_id=lasts.id,
             token_hash=_digest(refresh_token),
-            expires_at=datetime.now(UTC) + timedelta(seconds=settings.refresh_token_seconds),
+            expires_at=lasts.expires_at,
         )
     )
     await session.flush()
+    return _tokens(settings, key, lasts=lasts, refresh_token=refresh_token)
+
+
+def _tokens(settings: Settings, key: Key, *, lasts: CustomerSession, refresh_token: str) -> Tokens:
     return Tokens(
-        access_token=issue_access_token(settings, customer_id=customer_id, family_id=family_id),
+        access_token=issue_access_token(settings, key, customer_id=lasts.customer_id, session_id=lasts.id),
         refresh_token=refresh_token,
         expires_in=settings.access_token_seconds,
     )
+
+
+def _new_refresh_token() -> str:
+    # The prefix lets scanners of repositories and logs recognise a leaked token.
+    return f"cbr_{secrets.token_urlsafe(32)}"
+
+
+def _refresh_until(settings: Settings, began_at: datetime) -> datetime:
+    newest = datetime.now(UTC) + timedelta(seconds=settings.refresh_token_seconds)
+    return min(newest, began_at + timedelta(seconds=settings.session_max_seconds))
+
+
+def _successor_box(refresh_token: str) -> Fernet:
+    # Only who presents the used token can open what replaced it; the database alone cannot.
+    return Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"successor:" + refresh_token.encode()).digest()))
 
 
 def _by_token(token: str) -> Select[RefreshToken]:

@@ -1,9 +1,10 @@
-"""Ending what has served its time: answers, refresh tokens, exports and proposals that expired, old notifications."""
+"""Ending what has served its time: answers, what expired of sign-ins, exports and proposals, old notifications."""
 
 from collections.abc import Awaitable, Callable
 
+from app.config import Settings
 from app.db import transaction
-from app.services import idempotency, merchant_view, proposals, sign_in
+from app.services import idempotency, merchant_view, proposals, sessions, sign_in, signing_keys
 from app.services.notifications.deliver import forget_old
 from app.services.privacy import export
 
@@ -11,11 +12,24 @@ BATCH = 10_000
 _FORGETFUL = (
     idempotency.forget_expired,
     sign_in.forget_expired,
+    sessions.forget_expired,
+    signing_keys.forget_expired,
     forget_old,
     export.forget_expired,
     proposals.expire,
     merchant_view.forget_duplicates,
 )
+
+
+def key_rotation(settings: Settings) -> Callable[[], Awaitable[bool]]:
+    """Return the task `rotate_signing_key` of one worker process."""
+
+    async def rotate_signing_key() -> bool:
+        """Replace the key that signs access tokens when it is old; True when it was."""
+        async with transaction() as session:
+            return await signing_keys.rotate_if_due(session, settings)
+
+    return rotate_signing_key
 
 
 async def forget_expired() -> int:

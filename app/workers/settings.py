@@ -5,7 +5,7 @@ from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.workers.claims import claim_matching, claim_sweep
 from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.fraud import judge_orders
-from app.workers.housekeeping import forget_expired
+from app.workers.housekeeping import forget_expired, key_rotation
 from app.workers.ledger import seal_days, verify_ledger
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import order_expiry, release_payable
@@ -66,6 +66,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("sweep_claims", 60, claim_sweep(settings)),
                     Scheduled("keep_retention", _HOUR, retention(settings)),
                     Scheduled("forget_expired", _HOUR, forget_expired),
+                    Scheduled("rotate_signing_key", _HOUR, key_rotation(settings)),
                 ),
                 max_jobs=10,
             )

@@ -19,6 +19,7 @@ from app.schemas.payouts import NewIban
 from app.services.passwords import Passwords
 from app.services.payouts import life, methods
 from app.services.payouts.accounts import PayoutAccount, open_method
+from app.services.tokens import AccessToken
 from tests.factories import customer_headers, make_customer, make_payout_method, make_payout_rule
 from tests.logs import captured_logs
 from tests.payouts.world import PASSWORD, World
@@ -158,8 +159,9 @@ async def test_what_changes_while_the_password_is_verified_counts(
             return right
 
     wanted = NewIban.model_validate({**IBAN, "password": PASSWORD})
+    signed_in = AccessToken(world.customer.id, world.customer.id, expires_at=0)
     with pytest.raises(AppError) as refused:
-        await methods.add_method(world.settings, Slow(1), customer_id=world.customer.id, wanted=wanted)
+        await methods.add_method(world.settings, Slow(1), signed_in=signed_in, wanted=wanted)
     assert refused.value.code == code
     assert await count_methods(world) == 1
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import Settings
 from app.db import transaction
 from app.errors import ConflictError, ForbiddenError, NotFoundError
-from app.models import Customer, CustomerStatus, Payout, PayoutMethod, PayoutRule, PayoutStatus
+from app.models import Customer, CustomerSession, CustomerStatus, Payout, PayoutMethod, PayoutRule, PayoutStatus
 from app.schemas.payouts import (
     NewEmailWallet,
     NewIban,
@@ -29,7 +29,7 @@ from app.schemas.payouts import (
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 from app.services.passwords import Passwords
 from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, open_method, seal_account
-from app.services.tokens import InvalidAccessTokenError
+from app.services.tokens import AccessToken, InvalidAccessTokenError
 
 __all__ = ["PayoutAccount", "open_method"]
 
@@ -99,21 +99,24 @@ class PayoutMethodInUseError(ConflictError):
 
 
 async def add_method(
-    settings: Settings, passwords: Passwords, *, customer_id: UUID, wanted: NewPayoutMethod
+    settings: Settings, passwords: Passwords, *, signed_in: AccessToken, wanted: NewPayoutMethod
 ) -> PayoutMethodRead:
     """Add a method, once the password is confirmed. Opens its transactions itself: none waits while argon2 works.
 
-    Raises InvalidAccessTokenError (closed account), StepUpFailedError, PayoutsFrozenError, PayoutMethodExistsError,
-    TooManyPayoutMethodsError and PasswordQueueFullError.
+    Raises InvalidAccessTokenError (account or session ended), StepUpFailedError, PayoutsFrozenError,
+    PayoutMethodExistsError, TooManyPayoutMethodsError and PasswordQueueFullError.
     """
     async with transaction() as session:
-        kept = await session.scalar(select(Customer.password_hash).where(Customer.id == customer_id))
+        asking = await session.scalar(CustomerSession.owner(signed_in.session_id, signed_in.customer_id))
+    if asking is None:
+        raise InvalidAccessTokenError("The session of this token has ended; sign in again.")
+    kept = asking.password_hash
     # Without a password there is nothing to confirm with; who asks is not told which of the two it was.
     if not await passwords.verify(wanted.password.get_secret_value(), kept) or kept is None:
         raise StepUpFailedError
     account = _account(wanted)
     async with transaction() as session:
-        customer = await session.get_one(Customer, customer_id, with_for_update={"key_share": True})
+        customer = await session.get_one(Customer, asking.id, with_for_update={"key_share": True})
         match customer.status:
             case CustomerStatus.CLOSED:
                 raise InvalidAccessTokenError("The account of this token is closed.")
@@ -125,7 +128,7 @@ async def add_method(
                 assert_never(customer.status)
         if customer.password_hash != kept:  # changed while argon2 worked
             raise StepUpFailedError
-        return PayoutMethodRead.model_validate(await _insert(session, settings, customer_id, account))
+        return PayoutMethodRead.model_validate(await _insert(session, settings, customer.id, account))
 
 
 async def list_methods(session: AsyncSession, *, customer_id: UUID, limit: int, cursor: str | None) -> PayoutMethodPage:
