@@ -8,6 +8,7 @@ import re
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -122,6 +123,19 @@ class Settings(BaseSettings):
         180 * 86_400, ge=3600, description="Longest life of a session, however often it is refreshed."
     )
     password_hash_concurrency: int = Field(2, ge=1, description="argon2id computations at the same time per process.")
+
+    # Messages to customers
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="Mail server, as `smtp://user:password@host:587` (STARTTLS) or `smtps://...:465`; else mails wait.",
+    )
+    mail_from: str = Field("Cashback <no-reply@localhost>", description="Sender of mails.")
+    frontend_url: str | None = Field(
+        None, description="Base of links in mails, as `https://shop.example/account`; without it they hold bare tokens."
+    )
+    sms_http_url: str | None = Field(None, description="Where text messages are posted to; https outside development.")
+    sms_http_token: SecretStr | None = Field(None, description="Bearer token for that gateway.")
+    mailbox_dir: Path | None = Field(None, description="Folder that gets messages in development.")
 
     # Rules
     click_lifetime_days: int = Field(45, ge=1, description="How long after a click a sale still counts for it.")
@@ -251,6 +265,11 @@ class Settings(BaseSettings):
         "payout_debtor_bic",
         "payout_http_url",
         "payout_http_token",
+        "smtp_url",
+        "frontend_url",
+        "sms_http_url",
+        "sms_http_token",
+        "mailbox_dir",
         mode="before",
     )
     @classmethod
@@ -344,6 +363,24 @@ class Settings(BaseSettings):
             raise ValueError("PAYOUT_HTTP_URL must begin with https:// (in development http:// too)")
         if self.payout_http_token is None:
             raise ValueError("PAYOUT_HTTP_URL needs PAYOUT_HTTP_TOKEN beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_leaky_messages(self) -> Self:
+        development = self.environment is Environment.DEVELOPMENT
+        if self.smtp_url is not None:
+            url = self.smtp_url.get_secret_value()
+            if not url.startswith(("smtp://", "smtps://")):
+                raise ValueError("SMTP_URL must look like smtp://user:password@host:587 or smtps://...")
+            if url.endswith("?tls=off") and not development:
+                raise ValueError("SMTP_URL may say tls=off in development only")
+        if self.sms_http_url is not None:
+            if not self.sms_http_url.startswith(("http://", "https://") if development else ("https://",)):
+                raise ValueError("SMS_HTTP_URL must begin with https:// (in development http:// too)")
+            if self.sms_http_token is None:
+                raise ValueError("SMS_HTTP_URL needs SMS_HTTP_TOKEN beside it")
+        if self.mailbox_dir is not None and not development:
+            raise ValueError("MAILBOX_DIR is for development: the messages in it hold tokens")
         return self
 
     def needs_second_person(self, amount_minor: int, currency: str) -> bool:

@@ -166,6 +166,10 @@ class _Supervisor:
     def state_file(self) -> Path:
         return self.data_dir / "dev.json"
 
+    @property
+    def mailbox(self) -> Path:
+        return self.data_dir / "mailbox"
+
     def run(self) -> int:
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
@@ -278,6 +282,7 @@ class _Supervisor:
             "SECRET_KEY": given.secret_key.get_secret_value() if given.secret_key else secret_key,
             "ENCRYPTION_KEYS": given.encryption_keys.get_secret_value() if given.encryption_keys else encryption_key,
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "MAILBOX_DIR": str(self.mailbox),
             "SHUTDOWN_GRACE_SECONDS": str(CHILDREN_GRACE_SECONDS),
         }
 
@@ -368,6 +373,7 @@ class _Supervisor:
             "api_url": api_url,
             "database_url": urls.database_url,
             "redis_url": urls.redis_url,
+            "mailbox_dir": str(self.mailbox),
             "staff_api_key": demo.pop("staff_api_key"),
             "demo": demo,
         }
@@ -383,6 +389,7 @@ class _Supervisor:
             "Cashback is ready; Ctrl-C stops everything.",
             f"  API        {api_url}",
             f"  Try it     {api_url}/docs",
+            f"  Mails      {self.mailbox}",
         ]
         # Redirected output is a log, and no secret belongs into a log.
         if sys.stdout.isatty():

@@ -56,6 +56,9 @@ RATE_LIMITED = Counter("rate_limited_total", "Requests refused because of a rate
 NOTIFICATIONS = Counter(
     "notification_attempts_total", "Tries to deliver a notification, by what the delivery became.", ("status",)
 )
+MESSAGES = Counter(
+    "message_attempts_total", "Tries to send a message to a customer, by what it became.", ("channel", "status")
+)
 PAYOUT_ANSWERS = Counter(
     "payout_provider_answers_total", "Exchanges with the HTTP payout provider, by what is known after.", ("outcome",)
 )

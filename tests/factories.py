@@ -42,9 +42,13 @@ _numbers = itertools.count(1)
 
 
 async def make_customer(session: AsyncSession, **changes: Any) -> Customer:
-    """An active customer without a password."""
+    """An active customer with a verified address and without a password."""
     number = next(_numbers)
-    values = {"email": f"customer-{number}-{new_id().hex[-8:]}@example.com", "referral_code": new_id().hex[-12:]}
+    values = {
+        "email": f"customer-{number}-{new_id().hex[-8:]}@example.com",
+        "email_verified_at": datetime.now(UTC),
+        "referral_code": new_id().hex[-12:],
+    }
     customer = await _add(session, Customer(**{**values, **changes}))
     # What `customer_headers` come from; so that those need no database, it has the customer's id.
     expires_at = datetime.now(UTC) + timedelta(days=30)

@@ -104,6 +104,7 @@ class Service:
             "SHUTDOWN_GRACE_SECONDS": "5",
             # All of a test's load comes from one address.
             "RATE_LIMIT_FACTOR": "1000",
+            "MAILBOX_DIR": str(folder / "mailbox"),
             **settings,
         }
         self.processes: list[Process] = []

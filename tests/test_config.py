@@ -315,3 +315,19 @@ def test_proxies_of_both_kinds_are_taken_and_none_as_well(environment: pytest.Mo
     assert settings.forwarded_allow_ips == ["10.1.0.0/16", "::1", "fd00::/8"]
     assert read(environment, FORWARDED_ALLOW_IPS="").forwarded_allow_ips == []
     assert read(environment, PUBLIC_URL="").public_url is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SMTP_URL": "mail.example"}, "SMTP_URL must look like"),
+        ({"SMTP_URL": "smtp://mail.example?tls=off"}, "SMTP_URL may say tls=off in development only"),
+        ({"SMS_HTTP_URL": "http://sms.example"}, "SMS_HTTP_URL must begin with https://"),
+        ({"SMS_HTTP_URL": "https://sms.example"}, "SMS_HTTP_URL needs SMS_HTTP_TOKEN beside it"),
+        ({"MAILBOX_DIR": "mailbox"}, "MAILBOX_DIR is for development"),
+    ],
+)
+def test_settings_that_would_leak_messages_are_refused(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    assert said in refusal(environment, **URLS, **SECRETS, **variables)

@@ -32,7 +32,12 @@ def service(committed_db: Settings, tmp_path: Path) -> Iterator[Service]:
 
 def write_state(folder: Path, service: Service, credentials: DemoCredentials, **changes: Any) -> None:
     demo = asdict(credentials) | changes
-    state = {"api_url": service.url, "staff_api_key": demo.pop("staff_api_key"), "demo": demo}
+    state = {
+        "api_url": service.url,
+        "staff_api_key": demo.pop("staff_api_key"),
+        "mailbox_dir": service.environment["MAILBOX_DIR"],
+        "demo": demo,
+    }
     (folder / "dev.json").write_bytes(orjson.dumps(state))
 
 
@@ -46,6 +51,7 @@ def test_the_whole_story_comes_out(service: Service, credentials: DemoCredential
     story = "\n".join(told)
     assert "125.00 PKR pending" in story
     assert "0.00 PKR pending, 125.00 PKR available" in story
+    assert "had the token, which works once" in story
     assert "one payout, approved by the rule" in story
     assert "75.00 PKR available, 50.00 PKR on its way" in story
     assert "the bank has paid: paid 1" in story

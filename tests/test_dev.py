@@ -121,7 +121,7 @@ def is_ready(api_url: str) -> bool:
 
 def test_state_file_is_complete_and_readable_for_its_owner_only(running: tuple[Dev, dict[str, Any]]) -> None:
     dev, state = running
-    assert set(state) == {"api_url", "database_url", "redis_url", "staff_api_key", "demo"}
+    assert set(state) == {"api_url", "database_url", "redis_url", "mailbox_dir", "staff_api_key", "demo"}
     assert {"merchant_id", "source_key", "webhook_secret", "customer_email", "customer_password"} <= set(state["demo"])
     assert state["api_url"].startswith("http://127.0.0.1:")
     assert is_ready(state["api_url"])

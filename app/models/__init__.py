@@ -19,7 +19,14 @@ from app.models.fraud import (
     OrderReviewCheck,
     ReviewStatus,
 )
-from app.models.identity import CustomerSession, SigningKey, SignInMethod
+from app.models.identity import (
+    CustomerSession,
+    ExternalIdentity,
+    OneTimePurpose,
+    OneTimeToken,
+    SigningKey,
+    SignInMethod,
+)
 from app.models.ledger import (
     Account,
     CauseType,
@@ -32,6 +39,7 @@ from app.models.ledger import (
     Wallet,
 )
 from app.models.merchant_keys import MerchantKey, WebhookDuplicate
+from app.models.messages import Message, MessageChannel, MessageKind, MessageStatus
 from app.models.notifications import (
     DeliveryStatus,
     EndpointStatus,
@@ -94,6 +102,7 @@ __all__ = [
     "ExchangeRate",
     "ExpireAs",
     "ExportStatus",
+    "ExternalIdentity",
     "Feed",
     "FeedCredentialsKind",
     "FeedFormat",
@@ -107,12 +116,18 @@ __all__ = [
     "Merchant",
     "MerchantKey",
     "MerchantStatus",
+    "Message",
+    "MessageChannel",
+    "MessageKind",
+    "MessageStatus",
     "MonthClose",
     "Notification",
     "NotificationDelivery",
     "NotificationEndpoint",
     "Offer",
     "OfferStaging",
+    "OneTimePurpose",
+    "OneTimeToken",
     "Order",
     "OrderBoost",
     "OrderChange",

@@ -31,6 +31,11 @@ class Customer(Base):
 
     id: Mapped[UUID] = primary_key_uuid()
     email: Mapped[str] = mapped_column(unique=True)
+    # When its owner proved, by a token that was sent there, that the address is theirs.
+    email_verified_at: Mapped[datetime | None]
+    # E.164; a second factor once it is verified.
+    phone: Mapped[str | None]
+    phone_verified_at: Mapped[datetime | None]
     password_hash: Mapped[str | None]
     display_name: Mapped[str | None]
     referral_code: Mapped[str] = mapped_column(unique=True)
@@ -42,6 +47,16 @@ class Customer(Base):
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()
     closed_at: Mapped[datetime | None]
+
+    @property
+    def email_verified(self) -> bool:
+        """Whether the address was proven to be this customer's."""
+        return self.email_verified_at is not None
+
+    @property
+    def second_factor(self) -> str | None:
+        """The phone number that must confirm beside the password, if there is one."""
+        return self.phone if self.phone_verified_at is not None else None
 
     @classmethod
     def by_email(cls, email: str) -> Select[Self]:

@@ -17,13 +17,16 @@ router = APIRouter(prefix="/v1", tags=["customers"])
     "/customers",
     status_code=status.HTTP_201_CREATED,
     summary="Register",
-    responses=problems(409, 413, 429),
+    responses=problems(413, 429),
     dependencies=[Depends(LimitByAddress(REGISTER))],
 )
 async def register(
     session: SessionDep, settings: SettingsDep, passwords: PasswordsDep, origin: OriginDep, body: CustomerRegistration
 ) -> CustomerProfile:
-    """Make an account. Sign in with `POST /v1/auth/token` afterwards."""
+    """Make an account. Sign in with `POST /v1/auth/token` afterwards; a mail asks to verify the address.
+
+    The answer is the same for an address that has an account: then nothing changes, and its owner is told by mail.
+    """
     customer = await customers.register(session, settings, passwords, registration=body, origin=origin)
     return CustomerProfile.model_validate(customer)
 

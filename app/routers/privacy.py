@@ -9,7 +9,7 @@ from app.dependencies import (
     PasswordsDep,
     SessionDep,
     SettingsDep,
-    SignedInId,
+    SignedIn,
 )
 from app.openapi import problems
 from app.schemas.privacy import ExportRead, ExportRequest
@@ -26,13 +26,13 @@ router = APIRouter(prefix="/v1/me/export", tags=["customers"])
     responses=problems(401, 403, 413, 429),
     dependencies=[Depends(LimitByCustomer(STEP_UP)), Depends(LimitByCustomer(EXPORT))],
 )
-async def request_export(passwords: PasswordsDep, customer_id: SignedInId, body: ExportRequest) -> ExportRead:
+async def request_export(passwords: PasswordsDep, signed_in: SignedIn, body: ExportRequest) -> ExportRead:
     """Have a ZIP file made of all that is kept about the customer, confirmed with the password.
 
     It is ready some moments later and takes the place of one made before. For each kind of record it has a `.json` file
     (a list of objects) and a `.csv` of the same rows; `export.json` names them with their columns.
     """
-    return await export.request_export(passwords, customer_id=customer_id, password=body.password)
+    return await export.request_export(passwords, signed_in=signed_in, password=body.password)
 
 
 @router.get("", summary="Is my export ready?", responses=problems(401, 404))
@@ -52,12 +52,10 @@ async def get_export(session: SessionDep, customer: CurrentCustomer) -> ExportRe
     dependencies=[Depends(LimitByCustomer(STEP_UP))],
 )
 async def download_export(
-    settings: SettingsDep, passwords: PasswordsDep, customer_id: SignedInId, body: ExportRequest
+    settings: SettingsDep, passwords: PasswordsDep, signed_in: SignedIn, body: ExportRequest
 ) -> StreamingResponse:
     """Return the ZIP file of an export that is ready, confirmed with the password, as often as wanted."""
-    size_bytes, pieces = await export.open_download(
-        settings, passwords, customer_id=customer_id, password=body.password
-    )
+    size_bytes, pieces = await export.open_download(settings, passwords, signed_in=signed_in, password=body.password)
     headers = {
         "Content-Length": str(size_bytes),
         "Content-Disposition": 'attachment; filename="my-data.zip"',

@@ -65,6 +65,11 @@ CurrentPassword = Annotated[
         examples=["correct horse battery staple"],
     ),
 ]
+Code = Annotated[
+    SecretStr,
+    BeforeValidator(_encodable),
+    Field(min_length=6, max_length=6, description="The six digits of the message.", examples=["042917"]),
+]
 DisplayName = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha"])]
 DeviceLabel = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha's phone"])]
 ReferralCode = Annotated[SafeText, Field(min_length=1, max_length=32, examples=["7KD2MQ9X"])]
@@ -90,6 +95,8 @@ class CustomerProfile(ResponseModel):
 
     id: UUID = Field(examples=["0197b2a4-6f0e-7b2b-9a55-1e2a3b4c5d6e"])
     email: str = Field(examples=["ayesha@example.com"])
+    email_verified: bool = Field(examples=[True], description="Without it nothing is paid out.")
+    phone: str | None = Field(examples=["+923001234567"], description="Verified: the second factor.")
     display_name: str | None = Field(examples=["Ayesha"])
     referral_code: str = Field(examples=["7KD2MQ9X"], description="For friends to register with.")
     status: CustomerStatus = Field(examples=[CustomerStatus.ACTIVE])

@@ -12,7 +12,7 @@ from schwifty.exceptions import InvalidChecksumDigits, InvalidCountryCode, Inval
 from app.models import PayoutMethodKind, PayoutProvider, PayoutStatus
 from app.money import MAX_MINOR, share
 from app.schemas.common import Currency, MinorAmount, Money, Page, RequestModel, ResponseModel, SafeText, UtcTime
-from app.schemas.customers import CurrentPassword, Email
+from app.schemas.customers import Code, CurrentPassword, Email
 
 # Zero-width joiners belong to the spelling of Urdu and Persian names; other format characters only deceive readers.
 _JOINERS = "\u200c\u200d"
@@ -87,7 +87,10 @@ WalletName = Annotated[SafeText, StringConstraints(min_length=1, max_length=50),
 
 class _NewMethod(RequestModel):
     holder: Holder
-    password: CurrentPassword
+    password: CurrentPassword | None = Field(
+        None, description="The customer's password once more; absent only where the account has none."
+    )
+    code: Code | None = Field(None, description="Of `POST /v1/me/step-up`, where the customer has a verified phone.")
 
 
 class NewIban(_NewMethod):

@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.errors import ConflictError, FieldError, InvalidRequestError
-from app.models import Customer, CustomerStatus
+from app.ids import new_id
+from app.models import Customer, CustomerStatus, MessageKind
 from app.schemas.customers import CustomerRegistration, ProfileChange
+from app.services import credentials, messages
 from app.services.claims.file import forget_customer
 from app.services.origin import Origin
 from app.services.passwords import Passwords
@@ -30,19 +32,6 @@ _CODE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CODE_LENGTH = 8
 _MISREAD = str.maketrans("OIL", "011", "- ")
 _CODE_TRIES = 5
-
-
-class EmailTakenError(ConflictError):
-    """Another account has this address."""
-
-    # This answer tells anybody whether an address has an account. The contract takes that for now: hiding it needs
-    # a confirmation by e-mail before the account exists. What bounds the harvest is the rate limit on this route;
-    # signing in gives nothing away.
-    code = "email_taken"
-    title = "E-mail address taken"
-
-    def __init__(self) -> None:
-        super().__init__("There is an account with this e-mail address; sign in instead.")
 
 
 class UnknownReferralCodeError(InvalidRequestError):
@@ -77,7 +66,10 @@ async def register(
 ) -> Customer:
     """Make an active customer with a referral code of its own, invited by whoever's code the registration names.
 
-    Raises EmailTakenError, UnknownReferralCodeError, PasswordQueueFullError.
+    Where the address has an account, nothing is made, its owner gets a mail that says so, and who asks gets an answer
+    like any other: nobody learns which addresses have one (docs/decisions/0016-registration-tells-nothing.md).
+
+    Raises UnknownReferralCodeError, PasswordQueueFullError.
     """
     # First, as the session has no connection yet: nobody shall wait for one that waits for argon2.
     password_hash = await passwords.hash(registration.password.get_secret_value())
@@ -100,9 +92,11 @@ async def register(
         )
         if customer is not None:
             await invite(session, invited=customer)
+            await messages.post(session, MessageKind.VERIFY_EMAIL, recipient=customer.email, customer_id=customer.id)
             return customer
         if await session.scalar(select(Customer.by_email(registration.email).exists())):
-            raise EmailTakenError
+            await messages.post(session, MessageKind.ALREADY_REGISTERED, recipient=registration.email)
+            return _like_a_new_one(registration)
     raise RuntimeError(f"{_CODE_TRIES} new referral codes were all taken")
 
 
@@ -137,6 +131,7 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             await end_sessions(session, customer_id=customer.id)
             await forget_customer(session, customer.id)
             await erase(session, customer_id=customer.id)
+            await credentials.forget_customer(session, customer)
         case _:
             assert_never(customer.status)
 
@@ -150,6 +145,18 @@ def by_referral_code(code: str) -> Select[UUID]:
     """Select the id of the active customer with this code, however it was typed: lower case, `O` for `0`, hyphens."""
     canonical = code.upper().translate(_MISREAD)
     return select(Customer.id).where(Customer.referral_code == canonical, Customer.status == CustomerStatus.ACTIVE)
+
+
+def _like_a_new_one(registration: CustomerRegistration) -> Customer:
+    """Return a customer that does not exist, with all that the answer to a registration shows."""
+    return Customer(
+        id=new_id(),
+        email=registration.email,
+        display_name=registration.display_name,
+        referral_code=new_referral_code(),
+        status=CustomerStatus.ACTIVE,
+        created_at=datetime.now(UTC),
+    )
 
 
 async def _referrer_id(session: AsyncSession, code: str | None) -> UUID | None:

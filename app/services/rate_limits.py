@@ -273,6 +273,11 @@ EXPORT = Policy("export", 5, 86_400, Fallback.LOCAL)  # customer
 CLICK = Policy("click", 120, 60)  # customer
 # Whoever files and withdraws all day is looking for other people's orders.
 CLAIM = Policy("claim", 60, 3600)  # customer
+# Nobody's mailbox is to be filled through us, and a gateway bills each text message.
+MAIL_ADDRESS = Policy("mail-address", 60, 3600, Fallback.LOCAL)  # address
+MAIL_ACCOUNT = Policy("mail-account", 5, 3600, Fallback.LOCAL)  # e-mail
+ONE_TIME_TOKEN = Policy("one-time-token", 60, 600, Fallback.LOCAL)  # address
+SMS_ACCOUNT = Policy("sms-account", 5, 3600, Fallback.LOCAL)  # customer, and phone
 SYNC = Policy("sync", 60, 3600)  # merchant
 
 # Every request counts for one of these, in its own process alone: they stop a client that runs wild, at the price of a

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from app.config import Settings
 from app.db import transaction
-from app.services import idempotency, merchant_view, proposals, sessions, sign_in, signing_keys
+from app.services import idempotency, merchant_view, one_time, proposals, sessions, sign_in, signing_keys
+from app.services.messages import outbox
 from app.services.notifications.deliver import forget_old
 from app.services.privacy import export
 
@@ -14,6 +15,8 @@ _FORGETFUL = (
     sign_in.forget_expired,
     sessions.forget_expired,
     signing_keys.forget_expired,
+    one_time.forget_expired,
+    outbox.forget_old,
     forget_old,
     export.forget_expired,
     proposals.expire,

@@ -7,6 +7,7 @@ from app.workers.clawbacks import recover_debts, write_off_due
 from app.workers.fraud import judge_orders
 from app.workers.housekeeping import forget_expired, key_rotation
 from app.workers.ledger import seal_days, verify_ledger
+from app.workers.messages import message_delivery
 from app.workers.notifications import notification_delivery, watch
 from app.workers.orders import order_expiry, release_payable
 from app.workers.payouts import payout_sender
@@ -31,6 +32,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
         case "default":
             drain_webhooks = webhook_drain(settings)
             deliver_notifications = notification_delivery(settings)
+            send_messages = message_delivery(settings)
             replay_webhooks = webhook_replay(settings)
             send_payouts = payout_sender(settings)
             build_exports = export_builder(settings)
@@ -44,6 +46,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     job(release_payable, timeout_seconds=300),
                     job(settle_referrals, timeout_seconds=300),
                     job(deliver_notifications, timeout_seconds=300),
+                    job(send_messages, timeout_seconds=300),
                     job(send_payouts, timeout_seconds=300),
                     job(build_exports, timeout_seconds=300),
                     job(claim_matching(settings), timeout_seconds=300),
@@ -60,6 +63,7 @@ def worker_kind(name: str, settings: Settings) -> WorkerKind:
                     Scheduled("recover_debts", 60, recover_debts),
                     Scheduled("write_off_due", _HOUR, write_off_due),
                     Scheduled("sweep_notifications", settings.sweep_interval_seconds, deliver_notifications),
+                    Scheduled("sweep_messages", settings.sweep_interval_seconds, send_messages),
                     Scheduled("watch", 600, watch),
                     Scheduled("verify_ledger", 60, verify_ledger),
                     Scheduled("seal_days", 300, seal_days),

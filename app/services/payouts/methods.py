@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import Settings
 from app.db import transaction
 from app.errors import ConflictError, ForbiddenError, NotFoundError
-from app.models import Customer, CustomerSession, CustomerStatus, Payout, PayoutMethod, PayoutRule, PayoutStatus
+from app.models import Customer, CustomerStatus, Payout, PayoutMethod, PayoutRule, PayoutStatus
 from app.schemas.payouts import (
     NewEmailWallet,
     NewIban,
@@ -26,6 +26,7 @@ from app.schemas.payouts import (
     PayoutMethodPage,
     PayoutMethodRead,
 )
+from app.services import step_up
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 from app.services.passwords import Passwords
 from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, open_method, seal_account
@@ -36,16 +37,6 @@ __all__ = ["PayoutAccount", "open_method"]
 MOST_METHODS = 10
 # Somebody still has to do something about these.
 OPEN = (PayoutStatus.REQUESTED, PayoutStatus.APPROVED, PayoutStatus.SENT)
-
-
-class StepUpFailedError(ForbiddenError):
-    """The password that was to confirm is not the customer's."""
-
-    code = "step_up_failed"
-    title = "Password not confirmed"
-
-    def __init__(self) -> None:
-        super().__init__("The password is wrong; nothing was changed.")
 
 
 class PayoutsFrozenError(ForbiddenError):
@@ -101,19 +92,12 @@ class PayoutMethodInUseError(ConflictError):
 async def add_method(
     settings: Settings, passwords: Passwords, *, signed_in: AccessToken, wanted: NewPayoutMethod
 ) -> PayoutMethodRead:
-    """Add a method, once the password is confirmed. Opens its transactions itself: none waits while argon2 works.
+    """Add a method, once the customer has stepped up. Opens its transactions itself: none waits while argon2 works.
 
-    Raises InvalidAccessTokenError (account or session ended), StepUpFailedError, PayoutsFrozenError,
-    PayoutMethodExistsError, TooManyPayoutMethodsError and PasswordQueueFullError.
+    Raises what `step_up.confirm` raises, EmailUnverifiedError, PayoutsFrozenError, PayoutMethodExistsError and
+    TooManyPayoutMethodsError.
     """
-    async with transaction() as session:
-        asking = await session.scalar(CustomerSession.owner(signed_in.session_id, signed_in.customer_id))
-    if asking is None:
-        raise InvalidAccessTokenError("The session of this token has ended; sign in again.")
-    kept = asking.password_hash
-    # Without a password there is nothing to confirm with; who asks is not told which of the two it was.
-    if not await passwords.verify(wanted.password.get_secret_value(), kept) or kept is None:
-        raise StepUpFailedError
+    asking = await step_up.confirm(settings, passwords, signed_in=signed_in, password=wanted.password, code=wanted.code)
     account = _account(wanted)
     async with transaction() as session:
         customer = await session.get_one(Customer, asking.id, with_for_update={"key_share": True})
@@ -126,8 +110,9 @@ async def add_method(
                 pass
             case _:
                 assert_never(customer.status)
-        if customer.password_hash != kept:  # changed while argon2 worked
-            raise StepUpFailedError
+        if customer.password_hash != asking.password_hash:  # changed while argon2 worked
+            raise step_up.StepUpFailedError
+        step_up.require_verified_email(customer)
         return PayoutMethodRead.model_validate(await _insert(session, settings, customer.id, account))
 
 

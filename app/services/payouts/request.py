@@ -21,6 +21,7 @@ from app.services.payouts import decide, life
 from app.services.payouts.methods import PayoutsFrozenError, lock_method, others_with_account
 from app.services.payouts.rules import fee_of, rule_for_request
 from app.services.payouts.show import payout_read
+from app.services.step_up import require_verified_email
 from app.services.tokens import InvalidAccessTokenError
 
 # These brought the customer nothing, so they take nothing of the day's limits.
@@ -91,7 +92,7 @@ async def request_payout(
 ) -> PayoutRead:
     """Take the amount out of the available balance and wait for a decision, or approve it at once by the rule.
 
-    Raises PayoutsFrozenError, PayoutCurrencyError, PayoutMethodNotFoundError, PayoutKindError,
+    Raises PayoutsFrozenError, EmailUnverifiedError, PayoutCurrencyError, PayoutMethodNotFoundError, PayoutKindError,
     PayoutMethodHeldError, PayoutMinimumError, InsufficientBalanceError, PayoutDailyLimitError and
     PayoutDailyCountError.
     """
@@ -132,7 +133,7 @@ async def _require_active(session: AsyncSession, customer: Customer) -> None:
         case CustomerStatus.FROZEN:
             raise PayoutsFrozenError
         case CustomerStatus.ACTIVE:
-            return
+            require_verified_email(customer)
         case _:
             assert_never(customer.status)
 

@@ -18,14 +18,14 @@ from app.config import Settings
 from app.db import AsyncSessionLocal, ring_after_commit, transaction
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
-from app.models import Customer, CustomerStatus, DataExport, DataExportPart, ExportStatus
+from app.models import Customer, DataExport, DataExportPart, ExportStatus
 from app.schemas.privacy import ExportRead
 from app.services.passwords import Passwords
-from app.services.payouts.methods import StepUpFailedError
 from app.services.privacy.archive import Archive
 from app.services.privacy.inventory import SECTIONS
 from app.services.secrets import seal_bytes, unseal_bytes
-from app.services.tokens import InvalidAccessTokenError
+from app.services.step_up import StepUpFailedError, confirm_password
+from app.services.tokens import AccessToken
 
 FORMAT = 1
 _ROWS = 500
@@ -56,15 +56,16 @@ class ExportNotReadyError(ConflictError):
         super().__init__(f"The export is {status.value}; it can be downloaded once it is ready.")
 
 
-async def request_export(passwords: Passwords, *, customer_id: UUID, password: SecretStr) -> ExportRead:
+async def request_export(passwords: Passwords, *, signed_in: AccessToken, password: SecretStr) -> ExportRead:
     """Queue an export in place of the one before; one that is on its way is answered with.
 
-    Raises StepUpFailedError, InvalidAccessTokenError (closed account) and PasswordQueueFullError.
+    Raises StepUpFailedError, InvalidAccessTokenError (account or session ended) and PasswordQueueFullError.
     """
-    kept = await _confirm(passwords, customer_id=customer_id, password=password)
+    asking = await confirm_password(passwords, signed_in=signed_in, password=password)
+    customer_id = asking.id
     async with transaction() as session:
         customer = await session.get_one(Customer, customer_id, with_for_update={"key_share": True})
-        if customer.password_hash != kept:  # changed or closed while argon2 worked
+        if customer.password_hash != asking.password_hash:  # changed or closed while argon2 worked
             raise StepUpFailedError
         present = await session.scalar(select(DataExport).where(DataExport.customer_id == customer_id))
         if present is not None and present.status in _UNFINISHED:
@@ -83,15 +84,15 @@ async def get_export(session: AsyncSession, *, customer_id: UUID) -> ExportRead:
 
 
 async def open_download(
-    settings: Settings, passwords: Passwords, *, customer_id: UUID, password: SecretStr
+    settings: Settings, passwords: Passwords, *, signed_in: AccessToken, password: SecretStr
 ) -> tuple[int, AsyncIterator[bytes]]:
     """Return the size in bytes of a ready export and its content, piece by piece.
 
     Raises StepUpFailedError, InvalidAccessTokenError, PasswordQueueFullError, NoExportError and ExportNotReadyError.
     """
-    await _confirm(passwords, customer_id=customer_id, password=password)
+    asking = await confirm_password(passwords, signed_in=signed_in, password=password)
     async with transaction() as session:
-        found = await _find(session, customer_id)
+        found = await _find(session, asking.id)
         if found.status is not ExportStatus.READY or found.size_bytes is None:
             raise ExportNotReadyError(found.status)
         return found.size_bytes, _pieces(settings, found.id)
@@ -127,17 +128,6 @@ async def build_next(settings: Settings) -> UUID | None:
         await _build(settings, claimed)
         return claimed.id
     return None
-
-
-async def _confirm(passwords: Passwords, *, customer_id: UUID, password: SecretStr) -> str:
-    async with transaction() as session:
-        customer = await session.get(Customer, customer_id)
-    if customer is None or customer.status is CustomerStatus.CLOSED:
-        raise InvalidAccessTokenError("The account of this token is closed.")
-    kept = customer.password_hash
-    if not await passwords.verify(password.get_secret_value(), kept) or kept is None:
-        raise StepUpFailedError
-    return kept
 
 
 async def _find(session: AsyncSession, customer_id: UUID) -> DataExport:
