@@ -48,6 +48,7 @@ class Message(Base):
         Index("ix_messages_due", "next_attempt_at", postgresql_where="status = 'pending'"),
         Index(None, "created_at"),
         Index(None, "customer_id"),
+        Index(None, "recipient"),
     )
 
     id: Mapped[UUID] = primary_key_uuid()

@@ -12,7 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import transaction
-from app.models import Customer, CustomerStatus, ExternalIdentity, MessageKind, OneTimePurpose, OneTimeToken
+from app.models import (
+    Customer,
+    CustomerSession,
+    CustomerStatus,
+    ExternalIdentity,
+    MessageKind,
+    OneTimePurpose,
+    OneTimeToken,
+)
 from app.services import messages, one_time, step_up
 from app.services.messages import outbox
 from app.services.one_time import InvalidOneTimeTokenError
@@ -85,11 +93,12 @@ async def change_password(
 
 
 async def forget_customer(session: AsyncSession, customer: Customer) -> None:
-    """Delete all that could let a closed customer in again, or write to them."""
+    """Delete all that could let a customer in again, or write to them: the account is about to be closed."""
     await _drop_other_ways_in(session, customer)
     customer.email_verified_at = None
     await one_time.cancel(session, customer_id=customer.id)
-    await outbox.withdraw(session, customer_id=customer.id)
+    await outbox.withdraw(session, customer_id=customer.id, email=customer.email)
+    await session.execute(delete(CustomerSession).where(CustomerSession.customer_id == customer.id))
     await session.flush()
 
 

@@ -121,6 +121,7 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             raise AccountFrozenError
         case CustomerStatus.ACTIVE:
             await closing.leave(session, customer_id=customer.id, forfeit=forfeit)
+            await credentials.forget_customer(session, customer)
             # The address is free again, and this one can never be registered: .invalid is reserved (RFC 2606).
             customer.email = f"closed-{customer.id}@closed.invalid"
             customer.password_hash = None
@@ -131,7 +132,6 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             await end_sessions(session, customer_id=customer.id)
             await forget_customer(session, customer.id)
             await erase(session, customer_id=customer.id)
-            await credentials.forget_customer(session, customer)
         case _:
             assert_never(customer.status)
 

@@ -89,6 +89,7 @@ def upgrade() -> None:
         "ix_messages_due", "messages", ["next_attempt_at"], unique=False, postgresql_where="status = 'pending'"
     )
     op.create_index(op.f("ix_messages_created_at"), "messages", ["created_at"])
+    op.create_index(op.f("ix_messages_recipient"), "messages", ["recipient"])
     op.create_index(op.f("ix_messages_customer_id"), "messages", ["customer_id"])
 
 

@@ -27,9 +27,13 @@ async def test_the_person_is_in_every_table_that_can_name_one(session: AsyncSess
     assert await empty_tables(session) == {"order_boosts"}
     assert await tables_with(session, MARK) == {
         "claims",
+        "customer_sessions",
         "customers",
         "data_export_parts",
+        "external_identities",
         "idempotency_keys",
+        "messages",
+        "one_time_tokens",
         "order_reports",
         "order_review_changes",
         "order_reviews",
@@ -98,4 +102,4 @@ async def test_closing_one_account_leaves_everybody_else_as_they_are(
 ) -> None:
     other = await make_customer(session)
     await close(client, settings, other)
-    assert len(await tables_with(session, MARK)) == 12
+    assert len(await tables_with(session, MARK)) == 16

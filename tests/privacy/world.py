@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import Table, select, text
+from sqlalchemy import Table, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
@@ -17,12 +17,19 @@ from app.models import (
     Clawback,
     ClawbackPolicy,
     Customer,
+    CustomerSession,
     DataExport,
     DataExportPart,
+    ExternalIdentity,
     IdempotencyKey,
+    Message,
+    MessageChannel,
+    MessageKind,
     Notification,
     NotificationDelivery,
     NotificationEndpoint,
+    OneTimePurpose,
+    OneTimeToken,
     Order,
     OrderReport,
     OrderReview,
@@ -79,6 +86,9 @@ async def make_person(session: AsyncSession, settings: Settings, *, password_has
         address_hint=keyed_hash(settings, "address", "203.0.113.7"),
         device_hint=keyed_hash(settings, "device", MARK),
     )
+    await session.execute(
+        update(CustomerSession).where(CustomerSession.customer_id == customer.id).values(device_label=f"{MARK}'s phone")
+    )
     friend = await make_customer(session)
     merchant = await make_merchant(session)
     click = await make_click(session, customer, merchant, address_hint=keyed_hash(settings, "address", "203.0.113.7"))
@@ -122,6 +132,19 @@ async def make_person(session: AsyncSession, settings: Settings, *, password_has
                 kind=ReportKind.APPROVED,
                 occurred_at=order.ordered_at,
                 currency="PKR",
+            ),
+            ExternalIdentity(customer_id=customer.id, issuer="https://idp.example", subject=MARK),
+            Message(
+                customer_id=customer.id, channel=MessageChannel.EMAIL, kind=MessageKind.VERIFY_EMAIL, recipient=MARK
+            ),
+            # Asked for without a sign-in.
+            Message(channel=MessageChannel.EMAIL, kind=MessageKind.RESET_PASSWORD, recipient=customer.email),
+            OneTimeToken(
+                customer_id=customer.id,
+                purpose=OneTimePurpose.VERIFY_EMAIL,
+                address=MARK,
+                token_hash=b"o" * 32,
+                expires_at=datetime.now(UTC) + timedelta(days=1),
             ),
             RefreshToken(
                 customer_id=customer.id,

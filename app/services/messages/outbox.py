@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
@@ -111,9 +111,9 @@ async def count_waiting(session: AsyncSession, channels: set[MessageChannel]) ->
     return await session.scalar(waiting) or 0
 
 
-async def withdraw(session: AsyncSession, *, customer_id: UUID) -> None:
+async def withdraw(session: AsyncSession, *, customer_id: UUID, email: str) -> None:
     """Delete all messages of a customer, sent ones too: they hold an address."""
-    await session.execute(delete(Message).where(Message.customer_id == customer_id))
+    await session.execute(delete(Message).where(or_(Message.customer_id == customer_id, Message.recipient == email)))
 
 
 async def forget_old(session: AsyncSession, *, limit: int) -> int:

@@ -184,7 +184,7 @@ AFTER_CLOSING: Mapping[str, str] = {
     "claims": "note, evidence and the decision's note go; a claim that waits is withdrawn",
     "clawbacks": "stays: amounts in the books",
     "clicks": "the address's hash goes; the rest is what orders are explained by",
-    "customer_sessions": "ended; deleted when they expire",
+    "customer_sessions": "deleted",
     "customers": "name, addresses, phone and password go; the referral code and the keyed hashes stay",
     "data_exports": "deleted",
     "data_export_parts": "deleted",
