@@ -29,6 +29,7 @@ from app.main import create_app
 from app.services.ledger.verify import violations
 from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
+from app.services.tokens import AccessTokens
 from tests.servers import DATABASE_VARIABLE, database_url, redis_url, start_servers
 
 _servers = pytest.StashKey[ExitStack]()
@@ -211,6 +212,7 @@ class in_process:  # noqa: N801 - reads as the function it stands for
     async def __aenter__(self) -> httpx.AsyncClient:
         configure_logging(self.settings.log_level, process="api")
         self.app.state.settings = self.settings
+        self.app.state.access_tokens = AccessTokens(self.settings)
         self.pool = create_arq_pool(self.settings.redis_url)
         await self.pool.flushdb()
         self.app.state.arq_pool = self.pool

@@ -81,6 +81,7 @@ def test_without_a_running_service_it_says_what_to_do(tmp_path: Path) -> None:
         orjson.dumps(
             {
                 "api_url": "http://127.0.0.1:1",
+                "mailbox_dir": "",
                 "staff_api_key": "",
                 "demo": {"customer_email": "", "customer_password": ""},
             }

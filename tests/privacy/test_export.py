@@ -15,14 +15,14 @@ from sqlalchemy import func, select, update
 from app.config import Settings
 from app.db import transaction
 from app.ids import new_id
-from app.models import Click, Customer, DataExport, DataExportPart, ExportStatus
+from app.models import Click, DataExport, DataExportPart, ExportStatus
 from app.services.passwords import Passwords
 from app.services.privacy import export
 from app.services.privacy.archive import Archive
 from app.services.privacy.inventory import SECTIONS
 from app.workers.housekeeping import forget_expired
 from app.workers.privacy import export_builder
-from tests.factories import customer_headers
+from tests.factories import customer_headers, make_customer
 from tests.privacy.world import MARK, Person, make_person
 
 PASSWORD = "correct horse battery staple"
@@ -83,8 +83,7 @@ async def test_everything_about_the_customer_is_in_the_file(
     assert "'=HYPERLINK(1)" in files["claims.csv"]
     async with transaction() as session:
         parts = (await session.scalars(select(DataExportPart.content_encrypted))).all()
-        other = Customer(email="b@example.com", referral_code="B", password_hash=person.customer.password_hash)
-        session.add(other)
+        other = await make_customer(session, password_hash=person.customer.password_hash)
     # Nothing of it can be read at rest, and nobody else has it.
     assert parts
     assert all(part.startswith(b"gAAAA") for part in parts)
