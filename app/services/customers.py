@@ -67,7 +67,7 @@ async def register(
     """Make an active customer with a referral code of its own, invited by whoever's code the registration names.
 
     Where the address has an account, nothing is made, its owner gets a mail that says so, and who asks gets an answer
-    like any other: nobody learns which addresses have one (docs/decisions/0016-registration-tells-nothing.md).
+    like any other: nobody learns which addresses have one (docs/decisions/0017-registration-tells-nothing.md).
 
     Raises UnknownReferralCodeError, PasswordQueueFullError.
     """
