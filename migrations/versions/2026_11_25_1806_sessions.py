@@ -1,7 +1,7 @@
 """Sessions by device, rotated signing keys, and the successor of a refresh token for its period of grace.
 
 Revision ID: 5d0c7e2f9a41
-Revises: 5a1e8c47d2f0
+Revises: 6c2d9f0e81ab
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "5d0c7e2f9a41"
-down_revision: str | None = "5a1e8c47d2f0"
+down_revision: str | None = "6c2d9f0e81ab"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
