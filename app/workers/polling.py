@@ -14,6 +14,7 @@ from app.services.polling.claims import PollClaim, PollClaimLostError
 from app.services.polling.fetch import PageFetcher
 from app.services.polling.progress import Progress, present_pass, window_end
 from app.services.sync.errors import FeedError
+from app.services.webhooks.polled import hear
 from app.workers.tasks import uninterrupted
 
 logger = logging.getLogger(__name__)
@@ -92,9 +93,10 @@ class _Run:
                 start=self._progress.start,
                 end=window_end(one, self._progress),
             )
+            heard = await asyncio.to_thread(hear, self._claim.version, page.items)
             async with transaction() as session:
                 step = await claims.keep_page(
-                    session, self._settings, claim=self._claim, progress=self._progress, page=page
+                    session, self._settings, claim=self._claim, progress=self._progress, page=page, heard=heard
                 )
             if step.progress is None:
                 return True

@@ -18,7 +18,8 @@ from app.models import Order, OrderReport, WebhookEvent
 from app.services.polling.pages import PageReader
 from app.services.polling.progress import Position
 from app.services.sources import get_preset, list_presets
-from app.services.webhooks.polled import take_polled
+from app.services.sources.versions import load_version
+from app.services.webhooks.polled import hear, take_polled
 from app.services.webhooks.process import process_event
 from tests.factories import make_click, make_customer, make_merchant, make_source
 from tests.sources.postbacks import CLICK_ID
@@ -56,7 +57,7 @@ async def test_an_answer_becomes_reports(session: AsyncSession, settings: Settin
     content = json.dumps(case["answer"]).encode()
     page = PageReader(polling).read(content, url=polling.url, link=None, position=Position())
     assert page.following is None
-    ids = await take_polled(session, source, page.items)
+    ids = await take_polled(session, source, hear(await load_version(session, source.version_id), page.items))
     for event_id in ids:
         await process_event(session, settings, event_id)
     assert [await outcome(session, event_id) for event_id in ids] == [

@@ -13,6 +13,7 @@ from app.services import alerts
 from app.services.polling import claims
 from app.services.polling.fetch import PageFetcher
 from app.services.polling.progress import present_pass, window_end
+from app.services.webhooks.polled import hear
 from app.workers.polling import ring_due_polls, source_poll
 from tests.factories import staff_headers
 from tests.feed_server import Reply
@@ -40,7 +41,10 @@ async def poll_pages(world: World, pages: int) -> claims.PollClaim:
         one = present_pass(polling, progress)
         page = await fetcher.fetch(one, progress.position, start=progress.start, end=window_end(one, progress))
         async with transaction() as session:
-            step = await claims.keep_page(session, world.settings, claim=claim, progress=progress, page=page)
+            heard = hear(claim.version, page.items)
+            step = await claims.keep_page(
+                session, world.settings, claim=claim, progress=progress, page=page, heard=heard
+            )
         assert step.progress is not None
         progress = step.progress
     return claim

@@ -11,8 +11,9 @@ from sqlalchemy import select
 from app.config import Settings
 from app.db import transaction
 from app.models import EventOrigin, OrderStatus, Source, WebhookEvent, WebhookStatus
+from app.services.sources.versions import load_version
 from app.services.webhooks.delivery import read_json, write_json
-from app.services.webhooks.polled import take_polled
+from app.services.webhooks.polled import hear, take_polled
 from tests.factories import make_click, make_merchant, make_source
 from tests.polling.networks import MERCHANT, Awin, Impact, Network, Sale
 from tests.webhooks.world import World, make_world
@@ -59,7 +60,8 @@ def pushed_impact(sale: Sale) -> dict[str, str]:
 async def take(source: Source, *items: Any) -> list[WebhookEvent]:
     """Keep items as a poll does; their numbers as the network wrote them."""
     async with transaction() as session:
-        ids = await take_polled(session, source, [read_json(write_json(item)) for item in items])
+        version = await load_version(session, source.version_id)
+        ids = await take_polled(session, source, hear(version, [read_json(write_json(item)) for item in items]))
         return list(await session.scalars(select(WebhookEvent).where(WebhookEvent.id.in_(ids))))
 
 

@@ -6,6 +6,7 @@ is lost, its successor neither misses a page nor keeps one twice.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -20,7 +21,7 @@ from app.models import Poller, Source, SourceStatus
 from app.services.polling.pages import Page
 from app.services.polling.progress import Progress, Step, after_page, begin
 from app.services.sources.versions import CompiledDefinition, load_version
-from app.services.webhooks.polled import take_polled
+from app.services.webhooks.polled import Heard, take_polled
 
 TASK = "poll_source"
 # One page, with every wait and try, takes less; a claim that is not renewed for so long has lost its worker.
@@ -110,12 +111,18 @@ async def claim(session: AsyncSession, settings: Settings, *, source_id: int) ->
 
 
 async def keep_page(
-    session: AsyncSession, settings: Settings, *, claim: PollClaim, progress: Progress, page: Page
+    session: AsyncSession,
+    settings: Settings,
+    *,
+    claim: PollClaim,
+    progress: Progress,
+    page: Page,
+    heard: Sequence[Heard],
 ) -> Step:
-    """Keep a page's items and what is left after it. Raises PollClaimLostError."""
+    """Keep what a page's items say, and what is left after it. Raises PollClaimLostError."""
     poller = await _lock(session, claim)
     source = await session.get_one(Source, claim.source_id)
-    events = await take_polled(session, source, page.items)
+    events = await take_polled(session, source, heard)
     polling = claim.version.definition.polling
     assert polling is not None  # noqa: S101 - a claim is of a source that is polled
     step = after_page(polling, progress, page.following, poller.watermarks)
