@@ -141,7 +141,9 @@ async def test_whatever_is_defined_and_sent_ends_somewhere_with_a_reason(
         click = await make_click(session, await make_customer(session), merchant)
     for definition in wanted:
         answer = await committed_client.put(
-            f"/v1/admin/sources/{source.id}/definition", content=json.dumps(definition), headers=admin
+            f"/v1/admin/sources/{source.id}/definition",
+            content=json.dumps(definition),
+            headers={**admin, "Content-Type": "application/json"},
         )
         assert answer.status_code in (200, 422), answer.text
         for method, content_type, body, query in sent:
