@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from app.services.sources import get_preset
 from tests.polling.conftest import Make
 from tests.polling.networks import NETWORKS
-from tests.polling.world import World, local_definition
+from tests.polling.world import World
 
 SALES = 6
 
@@ -39,7 +40,7 @@ def lives(seed: int) -> list[tuple[int, str, int | None]]:
 def track(world: World) -> None:
     chance = random.Random(1)  # noqa: S311 - repeatable
     for number in range(1, SALES + 1):
-        world.sale(number, days_ago=chance.randint(2, 80), sale=10_000 + number)
+        world.sale(number, days_ago=chance.randint(2, 28), sale=10_000 + number)
 
 
 def happen(world: World, number: int, status: str, sale: int | None) -> None:
@@ -49,11 +50,13 @@ def happen(world: World, number: int, status: str, sale: int | None) -> None:
 @pytest.mark.parametrize("preset", sorted(NETWORKS))
 async def test_a_history_ends_the_same_however_it_is_polled(make: Make, preset: str) -> None:
     chance = random.Random(7)  # noqa: S311 - repeatable
-    first = await make(NETWORKS[preset], prefix="/a")
+    definition = get_preset(preset).definition.polling
+    assert definition is not None
     passes: list[dict[str, Any]] = [
-        {**one.model_dump(mode="json", exclude_defaults=True), "longest_days": 25}
-        for one in local_definition(preset, first.server).polling.passes  # type: ignore[union-attr]
+        {**one.model_dump(mode="json", exclude_defaults=True), "first_days": 30} for one in definition.passes
     ]
+    first = await make(NETWORKS[preset], prefix="/a", passes=passes)
+    passes = [{**one, "longest_days": 12} for one in passes]
     chance.shuffle(passes)
     second = await make(NETWORKS[preset], prefix="/b", page_size=2, shuffle=chance, passes=passes)
     for world in (first, second):
