@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
@@ -28,6 +28,23 @@ class Environment(StrEnum):
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
+
+
+class Provider(BaseModel):
+    """An external OpenID provider whose ID tokens are taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Exactly as the provider writes it into `iss`.
+    issuer: str = Field(pattern=r"^https?://[^\s?#]+$")
+    # Our client ids there: whom its tokens must be for.
+    audiences: list[str] = Field(min_length=1)
+    # Where its keys are; without it, as its discovery document says.
+    jwks_url: str | None = Field(None, pattern=r"^https?://\S+$")
+    # Never one with a shared secret.
+    algorithms: list[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]] = ["RS256", "ES256"]
+    # Firebase and Cognito pass none on; their tokens are good once all the same.
+    requires_nonce: bool = True
 
 
 class Settings(BaseSettings):
@@ -123,6 +140,11 @@ class Settings(BaseSettings):
         180 * 86_400, ge=3600, description="Longest life of a session, however often it is refreshed."
     )
     password_hash_concurrency: int = Field(2, ge=1, description="argon2id computations at the same time per process.")
+
+    identity_providers: list[Provider] = Field(
+        [],
+        description='OpenID providers to sign in with, as JSON: `[{"issuer": "https://...", "audiences": ["..."]}]`.',
+    )
 
     # Messages to customers
     smtp_url: SecretStr | None = Field(
@@ -363,6 +385,15 @@ class Settings(BaseSettings):
             raise ValueError("PAYOUT_HTTP_URL must begin with https:// (in development http:// too)")
         if self.payout_http_token is None:
             raise ValueError("PAYOUT_HTTP_URL needs PAYOUT_HTTP_TOKEN beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_providers_without_tls(self) -> Self:
+        if self.environment is Environment.DEVELOPMENT:
+            return self
+        for provider in self.identity_providers:
+            if not all(url.startswith("https://") for url in (provider.issuer, provider.jwks_url or "https://")):
+                raise ValueError("IDENTITY_PROVIDERS must all begin with https://")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from app.models import (
 )
 from app.schemas.catalogue import MAX_MERCHANT_ID
 from app.services import audit, merchant_keys, staff
+from app.services.external_keys import ExternalKeys
 from app.services.idempotency import KeyedRequest, answer_once, hash_request
 from app.services.origin import Origin
 from app.services.passwords import Passwords
@@ -86,12 +87,19 @@ async def get_access_tokens(request: Request) -> AccessTokens:
     return tokens
 
 
+async def get_external_keys(request: Request) -> ExternalKeys:
+    """Return what remembers external providers' keys for this process."""
+    keys: ExternalKeys = request.app.state.external_keys
+    return keys
+
+
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 # "function" scope: the transaction is committed before the answer is sent. With FastAPI's default the client
 # would see 200 first, and still see it if the commit then failed.
 SessionDep = Annotated[AsyncSession, Depends(get_db, scope="function")]
 ArqPoolDep = Annotated[ArqRedis, Depends(get_arq_pool)]
 PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
+ExternalKeysDep = Annotated[ExternalKeys, Depends(get_external_keys)]
 AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
 
 

@@ -28,6 +28,7 @@ from app.errors import AppError, FieldError, UnavailableError, problem
 from app.logs import configure_logging, request_id_var
 from app.middleware import RequestContextMiddleware
 from app.routers import ROUTERS
+from app.services.external_keys import ExternalKeys
 from app.services.passwords import Passwords
 from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.request_classes = RequestClasses(factor=settings.rate_limit_factor)
     app.state.load = Load(settings.max_concurrent_requests)
     app.state.access_tokens = AccessTokens(settings)
+    app.state.external_keys = ExternalKeys(settings)
     for error in (AppError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, handle_exception)
     _add_middleware(app, settings)

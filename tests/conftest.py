@@ -26,6 +26,7 @@ from app.doorbell import Doorbell, create_arq_pool
 from app.ids import new_id
 from app.logs import configure_logging
 from app.main import create_app
+from app.services.external_keys import ExternalKeys
 from app.services.ledger.verify import violations
 from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
@@ -213,6 +214,7 @@ class in_process:  # noqa: N801 - reads as the function it stands for
         configure_logging(self.settings.log_level, process="api")
         self.app.state.settings = self.settings
         self.app.state.access_tokens = AccessTokens(self.settings)
+        self.app.state.external_keys = ExternalKeys(self.settings)
         self.pool = create_arq_pool(self.settings.redis_url)
         await self.pool.flushdb()
         self.app.state.arq_pool = self.pool

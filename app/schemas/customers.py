@@ -1,7 +1,7 @@
 """Customers and their tokens, as the contract shows them."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, assert_never
 from uuid import UUID
 
 from pydantic import (
@@ -104,10 +104,11 @@ class CustomerProfile(ResponseModel):
 
 
 class GrantType(StrEnum):
-    """The OAuth 2 grants (RFC 6749) that the token endpoint knows."""
+    """The OAuth 2 grants (RFC 6749; RFC 8693) that the token endpoint knows."""
 
     PASSWORD = "password"  # noqa: S105 - the grant's name
     REFRESH_TOKEN = "refresh_token"  # noqa: S105 - the grant's name
+    TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - the grant's name
 
 
 class TokenRequest(BaseModel):
@@ -119,13 +120,25 @@ class TokenRequest(BaseModel):
     )
     password: SecretStr | None = Field(None, max_length=128, examples=["correct horse battery staple"])
     refresh_token: SecretStr | None = Field(None, max_length=256, examples=["cbr_1P0a..."])
+    subject_token: SecretStr | None = Field(
+        None, max_length=8192, description="An external provider's ID token.", examples=["eyJhbGciOiJSUzI1NiIs..."]
+    )
+    subject_token_type: Literal["urn:ietf:params:oauth:token-type:id_token"] | None = None
     device_label: DeviceLabel | None = Field(
         None, description="What the customer shall see this device as, in the list of sessions."
     )
 
     @model_validator(mode="after")
     def _require_what_the_grant_needs(self) -> Self:
-        needed = ("username", "password") if self.grant_type is GrantType.PASSWORD else ("refresh_token",)
+        match self.grant_type:
+            case GrantType.PASSWORD:
+                needed: tuple[str, ...] = ("username", "password")
+            case GrantType.REFRESH_TOKEN:
+                needed = ("refresh_token",)
+            case GrantType.TOKEN_EXCHANGE:
+                needed = ("subject_token", "subject_token_type")
+            case _:
+                assert_never(self.grant_type)
         for name in needed:
             if getattr(self, name) is None:
                 raise PydanticCustomError("missing", "{name} is required with this grant_type", {"name": name})
@@ -139,6 +152,16 @@ class TokenResponse(ResponseModel):
     refresh_token: str = Field(examples=["cbr_1P0a..."])
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the scheme's name
     expires_in: int = Field(examples=[900], description="Life of the access token, in seconds.")
+    issued_token_type: Literal["urn:ietf:params:oauth:token-type:access_token"] | None = Field(
+        None, description="With a token exchange only (RFC 8693, section 2.2.1)."
+    )
+
+
+class Nonce(ResponseModel):
+    """What an ID token must repeat as `nonce`, itself or its SHA-256 in hexadecimal digits."""
+
+    nonce: str = Field(examples=["cbo_1P0a..."])
+    expires_in: int = Field(examples=[600], description="In seconds.")
 
 
 class RevocationRequest(BaseModel):

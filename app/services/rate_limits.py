@@ -277,6 +277,7 @@ CLAIM = Policy("claim", 60, 3600)  # customer
 MAIL_ADDRESS = Policy("mail-address", 60, 3600, Fallback.LOCAL)  # address
 MAIL_ACCOUNT = Policy("mail-account", 5, 3600, Fallback.LOCAL)  # e-mail
 ONE_TIME_TOKEN = Policy("one-time-token", 60, 600, Fallback.LOCAL)  # address
+NONCE = Policy("nonce", 600, 600, Fallback.LOCAL)  # address
 SMS_ACCOUNT = Policy("sms-account", 5, 3600, Fallback.LOCAL)  # customer, and phone
 SYNC = Policy("sync", 60, 3600)  # merchant
 

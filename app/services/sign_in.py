@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from cryptography.fernet import Fernet
-from pydantic import SecretStr
 from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,10 +28,8 @@ from app.db import transaction
 from app.errors import AppError, UnauthorizedError
 from app.ids import new_id
 from app.models import Customer, CustomerSession, CustomerStatus, RefreshToken, SignInMethod
-from app.schemas.customers import GrantType, TokenRequest
 from app.services.passwords import Passwords
 from app.services.sessions import Device, end_sessions, lock_customer
-from app.services.sign_in_throttle import SignInThrottle
 from app.services.signing_keys import Key
 from app.services.tokens import AccessTokens, InvalidAccessTokenError, issue_access_token
 
@@ -74,39 +71,6 @@ class Tokens:
     access_token: str
     refresh_token: str
     expires_in: int
-
-
-async def grant_tokens(
-    settings: Settings,
-    access_tokens: AccessTokens,
-    passwords: Passwords,
-    throttle: SignInThrottle,
-    *,
-    request: TokenRequest,
-    caller: str,
-    user_agent: str | None,
-) -> Tokens:
-    """Answer a token request.
-
-    Passwords are counted by the caller's address and by the account they are tried on, whether it exists or not.
-    Refresh tokens are not: they cannot be guessed, and who asked first must not depend on a counter.
-
-    Raises InvalidCredentialsError, InvalidGrantError, PasswordQueueFullError and RateLimitedError.
-    """
-    device = Device(user_agent, request.device_label)
-    match request:
-        case TokenRequest(grant_type=GrantType.PASSWORD, username=str(email), password=SecretStr() as password):
-            await throttle.admit(email=email, caller=caller)
-            key = await access_tokens.signing_key()
-            secret = password.get_secret_value()
-            tokens = await sign_in(settings, key, passwords, email=email, password=secret, device=device)
-            await throttle.welcome(email=email, caller=caller)
-            return tokens
-        case TokenRequest(grant_type=GrantType.REFRESH_TOKEN, refresh_token=SecretStr() as token):
-            key = await access_tokens.signing_key()
-            return await refresh(settings, key, refresh_token=token.get_secret_value(), device=device)
-        case _:
-            raise AssertionError("the schema let a request without its grant's members pass")
 
 
 async def sign_in(
