@@ -7,6 +7,7 @@ MEASUREMENTS = {
     "ledger": "transfers a second beside pgbench, and the proof of 1M and 10M postings beside a bare scan",
     "offers": "requests a second of a merchant's offers, beside a bare FastAPI constant answer",
     "feeds": "50,000 offers in each shape of feed, beside the bare COPY of them; 500,000 for memory",
+    "identity": "logins of known and unknown addresses, the event loop under 50 of them, verifying a token",
     "sync": "a 50,000-offer feed, fetch to visible, beside the bare floor",
     "webhooks": "signed webhook to wallet, beside a bare durable INSERT",
 }
