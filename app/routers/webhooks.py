@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 
-from app.dependencies import PublicUrlDep, SessionDep, SettingsDep
+from app.dependencies import PublicUrlDep, SettingsDep
 from app.logs import request_id_var
 from app.openapi import problems
 from app.schemas.webhooks import WebhookReceipt
@@ -45,23 +45,20 @@ _BODY = {
     openapi_extra=_BODY,
 )
 async def receive_webhook(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, source_key: SourceKey, request: Request
+    settings: SettingsDep, public_url: PublicUrlDep, source_key: SourceKey, request: Request
 ) -> WebhookReceipt:
     """Verify the raw bytes, keep them durably, answer at once; attribution and cashback follow within a second."""
     delivery = _delivery(request, public_url, await request.body())
-    received = await intake.receive(
-        session, settings, source_key=source_key, delivery=delivery, request_id=request_id_var.get()
-    )
+    received = await intake.receive(settings, source_key=source_key, delivery=delivery, request_id=request_id_var.get())
     return WebhookReceipt.model_validate(received)
 
 
 @router.get("/{source_key}", status_code=202, summary="Report sales by GET", responses=problems(401, 403, 404, 409))
 async def receive_webhook_query(
-    session: SessionDep, settings: SettingsDep, public_url: PublicUrlDep, source_key: SourceKey, request: Request
+    settings: SettingsDep, public_url: PublicUrlDep, source_key: SourceKey, request: Request
 ) -> WebhookReceipt:
     """For networks that call a URL with macros: the query string is what is kept and read."""
     received = await intake.receive(
-        session,
         settings,
         source_key=source_key,
         delivery=_delivery(request, public_url, b""),

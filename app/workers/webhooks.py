@@ -3,23 +3,30 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from uuid import UUID
 
 from app import metrics
 from app.config import Settings
-from app.db import is_unavailable, transaction
+from app.db import is_unavailable, sqlstate, transaction
 from app.logs import bound_request_id
 from app.models import WebhookStatus
 from app.services.webhooks import replays
-from app.services.webhooks.process import note_failure, process_event, waiting_events
+from app.services.webhooks.bulk import claim_events, process_plain
+from app.services.webhooks.process import note_failure, process_event
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 100
-# As many transactions at a time as keep PostgreSQL busy without using up this process's pool.
+_BATCH = 250
+# So many batches at a time: while PostgreSQL writes one, this process folds the next.
+_BATCHES = 2
+# Fewer than this go one by one when their batch fails.
+_FEWEST = 8
+# Transactions at a time of events that go one by one: as many as keep PostgreSQL busy without using up the pool.
 _CONCURRENCY = 4
+# What a smaller batch, or an event by itself, may survive: a deadlock, and a statement or a lock that took too long.
+_WORTH_SPLITTING = ("40001", "40P01", "55P03", "57014")
 # Well below the job's timeout: the next job goes on.
 _MOST_REPLAY_SECONDS = 120
 
@@ -48,8 +55,42 @@ def webhook_drain(settings: Settings) -> Callable[[], Awaitable[int]]:
 
 
 async def _drain_once(settings: Settings) -> int:
-    async with transaction() as session:
-        waiting = await waiting_events(session, limit=_BATCH)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_drain_batch(settings, limit=_BATCH)) for _ in range(_BATCHES)]
+    return sum(task.result() for task in tasks)
+
+
+async def _drain_batch(settings: Settings, *, limit: int, among: Sequence[UUID] | None = None) -> int:
+    """Process a batch in one transaction, then one by one what is not plain in it; a batch that fails is halved."""
+    claimed: dict[UUID, str | None] = {}
+    try:
+        async with transaction() as session:
+            events = await claim_events(session, limit=limit, among=among)
+            claimed = {event.id: event.request_id for event in events}
+            done = await process_plain(session, settings, events) if events else set()
+    except Exception as error:
+        if is_unavailable(error) and sqlstate(error) not in _WORTH_SPLITTING:
+            logger.warning("webhook events postponed", extra={"events": len(claimed), "error": type(error).__name__})
+            return 0
+        # Each says for itself what is wrong with it once it is by itself.
+        logger.warning("batch of webhook events failed", exc_info=True, extra={"events": len(claimed)})
+        return await _drain_parts(settings, claimed)
+    for event_id in done:
+        with bound_request_id(claimed[event_id]):
+            _tell(event_id, WebhookStatus.PROCESSED)
+    return len(done) + await _one_by_one(settings, {key: claimed[key] for key in claimed if key not in done})
+
+
+async def _drain_parts(settings: Settings, claimed: dict[UUID, str | None]) -> int:
+    """Process what failed together in two halves, and few events one by one, so that one of them spoils no other."""
+    if len(claimed) < _FEWEST:
+        return await _one_by_one(settings, claimed)
+    ids = list(claimed)
+    halves = (ids[: len(ids) // 2], ids[len(ids) // 2 :])
+    return sum([await _drain_batch(settings, limit=len(half), among=half) for half in halves])
+
+
+async def _one_by_one(settings: Settings, events: dict[UUID, str | None]) -> int:
     slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def process(event_id: UUID, request_id: str | None) -> bool:
@@ -58,7 +99,7 @@ async def _drain_once(settings: Settings) -> int:
                 return await _process_one(settings, event_id)
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(process(*event)) for event in waiting]
+        tasks = [group.create_task(process(*event)) for event in events.items()]
     return sum(task.result() for task in tasks)
 
 
@@ -79,9 +120,13 @@ async def _process_one(settings: Settings, event_id: UUID) -> bool:
             metrics.WEBHOOKS_PROCESSED.labels(status.value).inc()
         return True
     if status is not None:
-        metrics.WEBHOOKS_PROCESSED.labels(status.value).inc()
-        logger.info("webhook event processed", extra={"event_id": str(event_id), "status": status.value})
+        _tell(event_id, status)
     return status is not None
+
+
+def _tell(event_id: UUID, status: WebhookStatus) -> None:
+    metrics.WEBHOOKS_PROCESSED.labels(status.value).inc()
+    logger.info("webhook event processed", extra={"event_id": str(event_id), "status": status.value})
 
 
 def webhook_replay(settings: Settings) -> Callable[[], Awaitable[int]]:

@@ -10,6 +10,7 @@ from sqlalchemy import func, update
 from app.db import transaction
 from app.ids import new_id
 from app.models import StaffRole, WebhookEvent, WebhookStatus
+from app.services import ledger
 from tests.factories import make_click, make_merchant, make_source, staff_headers
 from tests.webhooks.sender import signed_headers
 from tests.webhooks.world import World
@@ -95,7 +96,8 @@ async def test_a_dead_letter_shows_its_reason_and_tries(world: World, monkeypatc
     async def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("app.services.orders.change.ledger.post", broken)
+    for name in ("post", "post_all"):
+        monkeypatch.setattr(ledger, name, broken)
     await world.post("created", amount=100_000, commission=8_000)
     for _ in range(world.settings.webhook_max_tries):
         async with transaction() as session:

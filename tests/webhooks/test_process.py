@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from app.config import Settings
 from app.db import transaction
 from app.models import CauseType, ExchangeRate, Order, OrderStatus, Transfer, WebhookEvent, WebhookStatus
-from app.services.ledger import post as ledger_post
+from app.services import ledger
 from app.workers.orders import release_payable
 from tests.factories import make_click, make_customer, make_merchant, make_source
 from tests.webhooks.sender import post_signed
@@ -283,7 +283,8 @@ async def test_a_poison_event_dies_after_five_tries_and_can_be_replayed(
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("app.services.orders.change.ledger.post", broken)
+    for name in ("post", "post_all"):
+        monkeypatch.setattr(ledger, name, broken)
     response = await world.post("created", amount=100_000, commission=8_000)
     event_id = response.json()["event_id"]
     for _ in range(world.settings.webhook_max_tries):
@@ -293,7 +294,7 @@ async def test_a_poison_event_dies_after_five_tries_and_can_be_replayed(
     event = await world.event(event_id)
     assert (event.status, event.tries) == (WebhookStatus.DEAD, 5)
     assert event.reason == "ZeroDivisionError: a bug"
-    monkeypatch.setattr("app.services.orders.change.ledger.post", ledger_post)
+    monkeypatch.undo()
     async with transaction() as session:
         from app.services.webhooks.inbox import replay  # noqa: PLC0415 - only here
 

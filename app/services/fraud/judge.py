@@ -5,7 +5,7 @@ last time before its cashback becomes payable. So which orders are held follows 
 order in which it came to be known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -45,6 +45,31 @@ async def follow_order(session: AsyncSession, order: Order, *, is_new: bool, has
     await _judge(session, order, rules)
     if (is_new or has_moved) and any(rule.thresholds.kind in _COUNTING for rule in rules):
         await _note_others(session, order)
+
+
+async def follow_new_and_moved(
+    session: AsyncSession, merchant_id: int, orders: Collection[Order], *, moved: Collection[UUID]
+) -> None:
+    """Do for orders of a merchant, none of them reviewed so far, what `follow_order` does for one.
+
+    `moved`: ids of those that are new, or whose purchase counts at another time than before.
+    """
+    rules = await rules_of(session, merchant_id)
+    if not rules:
+        return
+    found = await assess(session, rules, [order.id for order in orders if order.status in _CAN_BE_HELD])
+    for order in orders:
+        _bring(session, order, None, found.get(order.id, ()))
+    await session.flush()
+    if any(rule.thresholds.kind in _COUNTING for rule in rules):
+        for order in orders:
+            if order.id in moved:
+                await _note_others(session, order)
+
+
+async def reviewed(session: AsyncSession, order_ids: Collection[UUID]) -> set[UUID]:
+    """Return which orders have a review, whatever it came to."""
+    return set(await session.scalars(select(OrderReview.order_id).where(OrderReview.order_id.in_(order_ids))))
 
 
 async def is_rejected(session: AsyncSession, order_id: UUID) -> bool:

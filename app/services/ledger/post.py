@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, insert, select, tuple_, update
+from sqlalchemy import func, insert, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ConflictError
 from app.ids import new_id
 from app.models import Account, CauseType, Posting, Transfer, Wallet
+from app.services.bulk import arrays_of, insert_rows
 from app.services.notifications import Topic, listens, publish_all
 
 # Without the option the ORM sends a statement of its own for each set of columns that are not null.
@@ -28,8 +29,19 @@ _WALLET_COLUMNS = {
     Account.CUSTOMER_DEBT: Wallet.debt_minor,
 }
 
-# Of many transfers: building a statement for these takes some hundredths of a second, in which nobody else is served.
-_AT_ONCE = 250
+_KEY = ("customer_id", "currency")
+_SUMS = (*(column.key for column in _WALLET_COLUMNS.values()), Wallet.paid_minor.key)
+# Makes those that are missing, and locks the others: also what an upsert's condition keeps from an update is locked.
+_LOCK_WALLETS = text(
+    "INSERT INTO wallets (customer_id, currency)"  # noqa: S608 - names of the models
+    f" SELECT * FROM {arrays_of(Wallet, _KEY)} AS wanted ({', '.join(_KEY)})"
+    " ORDER BY 1, 2 ON CONFLICT (customer_id, currency) DO UPDATE SET currency = excluded.currency WHERE false"
+)
+_MOVE_WALLETS = text(
+    f"UPDATE wallets SET {', '.join(f'{name} = wallets.{name} + moved.{name}' for name in _SUMS)}, updated_at = now()"  # noqa: S608 - names of the models
+    f" FROM {arrays_of(Wallet, (*_KEY, *_SUMS))} AS moved ({', '.join((*_KEY, *_SUMS))})"
+    " WHERE wallets.customer_id = moved.customer_id AND wallets.currency = moved.currency"
+)
 
 
 class InsufficientBalanceError(ConflictError):
@@ -131,27 +143,29 @@ async def post_all(
     beside the balances.
     """
     moved: list[Line] = []
-    for start in range(0, len(entries), _AT_ONCE):
-        transfers, postings = [], []
-        for entry in entries[start : start + _AT_ONCE]:
-            if not (lines := _net(entry.lines)):
-                continue
-            transfer_id = new_id()
-            transfers.append(_transfer(transfer_id, entry.cause_type, entry.cause_id, entry.purpose))
-            postings += [_posting(transfer_id, line) for line in lines]
-            moved += lines
-        if transfers:
-            await session.execute(insert(Transfer), transfers)
-            await session.execute(insert(Posting), postings)
+    transfers, postings = [], []
+    for entry in entries:
+        if not (lines := _net(entry.lines)):
+            continue
+        transfer_id = new_id()
+        transfers.append(_transfer(transfer_id, entry.cause_type, entry.cause_id, entry.purpose))
+        postings += [_posting(transfer_id, line) for line in lines]
+        moved += lines
+    await insert_rows(session, Transfer, transfers)
+    await insert_rows(session, Posting, postings)
     await _move_many_wallets(session, moved, paid or {})
     await _tell(session, _by_wallet(moved).keys() | (paid or {}).keys())
 
 
 def _net(lines: Sequence[Line]) -> list[Line]:
-    sums: dict[Line, int] = defaultdict(int)
+    sums: dict[tuple[Account, str, int | None, UUID | None], int] = defaultdict(int)
     for line in lines:
-        sums[replace(line, amount_minor=0)] += line.amount_minor
-    return [replace(account, amount_minor=amount) for account, amount in sums.items() if amount != 0]
+        sums[line.account, line.currency, line.merchant_id, line.customer_id] += line.amount_minor
+    return [
+        Line(account, amount_minor, currency, merchant_id, customer_id)
+        for (account, currency, merchant_id, customer_id), amount_minor in sums.items()
+        if amount_minor != 0
+    ]
 
 
 def _transfer(
@@ -197,40 +211,19 @@ def _by_wallet(lines: Sequence[Line]) -> dict[tuple[UUID, str], dict[Account, in
 async def _move_many_wallets(
     session: AsyncSession, lines: Sequence[Line], paid: Mapping[tuple[UUID, str], int]
 ) -> None:
-    """Move wallets by one statement that is run for each, in the order that all keep to, in one round trip."""
+    """Move wallets by one statement, once all are locked in the order that all keep to."""
     changes = _by_wallet(lines)
     wallets = sorted(changes.keys() | paid.keys())
     if not wallets:
         return
-    columns = [*_WALLET_COLUMNS.values(), Wallet.paid_minor]
-    move = (
-        update(Wallet)
-        .where(Wallet.customer_id == bindparam("customer"), Wallet.currency == bindparam("code"))
-        .values({column.key: column + bindparam(f"by_{column.key}") for column in columns})
-        .values(updated_at=func.now())
-    )
-    connection = await session.connection()
-    # Asked first: inserting a row that is there already would wait for whoever changes it at present.
-    there = select(Wallet.customer_id, Wallet.currency).where(Wallet.customer_id.in_({one for one, _ in wallets}))
-    if missing := set(wallets) - {(row.customer_id, row.currency) for row in await session.execute(there)}:
-        await connection.execute(
-            upsert(Wallet).on_conflict_do_nothing(),
-            [{"customer_id": customer_id, "currency": currency} for customer_id, currency in sorted(missing)],
-        )
-    await connection.execute(
-        move,
-        [
-            {
-                "customer": customer_id,
-                "code": currency,
-                **{
-                    f"by_{column.key}": changes.get((customer_id, currency), {}).get(account, 0)
-                    for account, column in _WALLET_COLUMNS.items()
-                },
-                f"by_{Wallet.paid_minor.key}": paid.get((customer_id, currency), 0),
-            }
-            for customer_id, currency in wallets
-        ],
+    keys = {"customer_id": [one for one, _ in wallets], "currency": [currency for _, currency in wallets]}
+    await session.execute(_LOCK_WALLETS, keys)
+    moved = {
+        column.key: [changes.get(wallet, {}).get(account, 0) for wallet in wallets]
+        for account, column in _WALLET_COLUMNS.items()
+    }
+    await session.execute(
+        _MOVE_WALLETS, {**keys, **moved, Wallet.paid_minor.key: [paid.get(wallet, 0) for wallet in wallets]}
     )
 
 

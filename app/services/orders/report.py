@@ -83,6 +83,28 @@ async def start_order(
         )
         if rate_e12 is None:
             raise NoExchangeRateError(reported_currency, merchant.currency, ordered_at)
+    return new_order(
+        merchant=merchant,
+        source_id=source_id,
+        click=click,
+        external_id=external_id,
+        reported_currency=reported_currency,
+        ordered_at=ordered_at,
+        rate_e12=rate_e12,
+    )
+
+
+def new_order(
+    *,
+    merchant: Merchant,
+    source_id: int,
+    click: Click,
+    external_id: str,
+    reported_currency: str,
+    ordered_at: datetime,
+    rate_e12: int | None = None,
+) -> Order:
+    """Return an order without amounts; with a rate only if it is reported in another currency than its merchant's."""
     return Order(
         id=new_id(),
         merchant_id=merchant.id,
@@ -126,17 +148,13 @@ async def take_reports(
     sold_at = order.ordered_at
     known = list(await session.scalars(select(OrderReport).where(OrderReport.order_id == order.id)))
     for row, said in reports:
-        row.order_id, row.currency = order.id, order.reported_currency
-        row.kind, row.occurred_at, row.part = said.kind, said.occurred_at, said.part
-        row.sale_minor, row.commission_minor = said.sale_minor, said.commission_minor
-        row.ordered_at, row.is_dated, row.is_delta = said.ordered_at, said.is_dated, said.is_delta
-        row.row_id = said.row_id
+        fill(row, order, said)
         if row not in known:
             known.append(row)
     changed = await follow_reports(
         session,
         order,
-        fold(map(_report, _standing(known))),
+        fold_rows(known),
         click=click,
         merchant=merchant,
         rounding=settings.cashback_rounding,
@@ -149,6 +167,20 @@ async def take_reports(
     if is_new:
         await wake_orphans(session, source_id=order.source_id, references=[order.external_id])
     return changed
+
+
+def fill(row: OrderReport, order: Order, said: Said) -> None:
+    """Write what is reported of an order to the row it is kept in."""
+    row.order_id, row.currency = order.id, order.reported_currency
+    row.kind, row.occurred_at, row.part = said.kind, said.occurred_at, said.part
+    row.sale_minor, row.commission_minor = said.sale_minor, said.commission_minor
+    row.ordered_at, row.is_dated, row.is_delta = said.ordered_at, said.is_dated, said.is_delta
+    row.row_id = said.row_id
+
+
+def fold_rows(rows: Sequence[OrderReport]) -> Folded:
+    """Fold all that is reported of an order."""
+    return fold(map(_report, _standing(rows)))
 
 
 async def refold(session: AsyncSession, settings: Settings, order: Order) -> bool:

@@ -77,7 +77,7 @@ async def attribute(
             ring_after_commit(session, "match_claims")
         raise
     if is_fenced:
-        _fence_commission(report)
+        fence_commission(report)
     return found
 
 
@@ -112,15 +112,7 @@ async def _attribute(
         # A reference that leads nowhere, perhaps of an order that was attributed all the same.
         return await _by_order(session, source, report)
     click, merchant = row
-    if merchant.source_id != source.id:
-        raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
-    if None not in (report.network_merchant_ref, merchant.network_merchant_ref) and (
-        report.network_merchant_ref != merchant.network_merchant_ref
-    ):
-        raise _quarantine(
-            f"click {click.id} belongs to {merchant.slug} ({merchant.network_merchant_ref}),"
-            f" the report names {report.network_merchant_ref}"
-        )
+    check_reporter(click, merchant, source, report)
     order = await session.scalar(
         select(Order)
         .where(Order.merchant_id == merchant.id, Order.external_id == report.external_order_id)
@@ -130,7 +122,7 @@ async def _attribute(
         order = await _granted(session, event, report, click)
     if order is None:
         if event.released_at is None:
-            _fence(report, click, is_fenced=is_fenced)
+            fence(report, click, is_fenced=is_fenced)
         order = await _new_order(session, settings, source, report, click, merchant)
         return Attribution(click, merchant, order, is_new=True)
     if order.click_id != click.id:
@@ -138,7 +130,7 @@ async def _attribute(
             raise _quarantine(f"order {report.external_order_id!r} is attributed to another click already")
         # A customer's claim was granted before this came: the order keeps what was promised for it then.
         click = await session.get_one(Click, order.click_id)
-    return Attribution(click, merchant, _same_currency(order, report), is_new=False)
+    return Attribution(click, merchant, same_currency(order, report), is_new=False)
 
 
 async def _granted(session: AsyncSession, event: WebhookEvent, report: SaleReport, click: Click) -> Order | None:
@@ -191,31 +183,53 @@ async def _by_order(session: AsyncSession, source: Source, report: SaleReport) -
     (order,) = orders
     click = await session.get_one(Click, order.click_id)
     merchant = await session.get_one(Merchant, order.merchant_id)
-    return Attribution(click, merchant, _same_currency(order, report), is_new=False)
+    return Attribution(click, merchant, same_currency(order, report), is_new=False)
 
 
 async def _new_order(
     session: AsyncSession, settings: Settings, source: Source, report: SaleReport, click: Click, merchant: Merchant
 ) -> Order:
-    if report.currency is None or report.sale_minor is None or report.commission_minor is None:
-        # An approval that came before its sale: it waits, and is woken by the order's creation.
-        raise _orphan(f"no order {report.external_order_id!r} yet, and no amounts to make one of")
-    if report.is_delta and report.sale_minor <= 0:
-        raise _orphan(f"no order {report.external_order_id!r} yet that this takes back from")
+    currency = currency_of_new(report)
     return await start_order(
         session,
         merchant=merchant,
         source_id=source.id,
         click=click,
         external_id=report.external_order_id,
-        reported_currency=report.currency,
+        reported_currency=currency,
         ordered_at=report.sold_at,
         rate_max_age_days=settings.exchange_rate_max_age_days,
     )
 
 
-def _fence(report: SaleReport, click: Click, *, is_fenced: bool) -> None:
-    """Let a click make an order only while it counts; what an unsigned source says must also be plausible."""
+def check_reporter(click: Click, merchant: Merchant, source: Source, report: SaleReport) -> None:
+    """Refuse what another source, or of another merchant, says of a click. Raises NotAttributedError."""
+    if merchant.source_id != source.id:
+        raise _quarantine(f"click {click.id} belongs to {merchant.slug}, which this source does not report for")
+    if None not in (report.network_merchant_ref, merchant.network_merchant_ref) and (
+        report.network_merchant_ref != merchant.network_merchant_ref
+    ):
+        raise _quarantine(
+            f"click {click.id} belongs to {merchant.slug} ({merchant.network_merchant_ref}),"
+            f" the report names {report.network_merchant_ref}"
+        )
+
+
+def currency_of_new(report: SaleReport) -> str:
+    """Return the currency of an order that a report makes. Raises NotAttributedError when it cannot make one."""
+    if report.currency is None or report.sale_minor is None or report.commission_minor is None:
+        # An approval that came before its sale: it waits, and is woken by the order's creation.
+        raise _orphan(f"no order {report.external_order_id!r} yet, and no amounts to make one of")
+    if report.is_delta and report.sale_minor <= 0:
+        raise _orphan(f"no order {report.external_order_id!r} yet that this takes back from")
+    return report.currency
+
+
+def fence(report: SaleReport, click: Click, *, is_fenced: bool) -> None:
+    """Let a click make an order only while it counts; what an unsigned source says must also be plausible.
+
+    Raises NotAttributedError.
+    """
     if report.sold_at > click.expires_at:
         raise _quarantine(f"the sale is later than click {click.id} counts ({click.expires_at:%Y-%m-%d})")
     if is_fenced and report.sold_at < click.created_at - CLOCK_SKEW:
@@ -223,15 +237,17 @@ def _fence(report: SaleReport, click: Click, *, is_fenced: bool) -> None:
     if is_fenced and report.sale_minor == 0:
         raise _quarantine("the sale is zero")
     if is_fenced:
-        _fence_commission(report)
+        fence_commission(report)
 
 
-def _fence_commission(report: SaleReport) -> None:
+def fence_commission(report: SaleReport) -> None:
+    """Refuse a commission that an unsigned source cannot mean. Raises NotAttributedError."""
     if report.sale_minor is not None and abs(report.commission_minor or 0) > abs(report.sale_minor):
         raise _quarantine("the commission is larger than the sale")
 
 
-def _same_currency(order: Order, report: SaleReport) -> Order:
+def same_currency(order: Order, report: SaleReport) -> Order:
+    """Return the order, if it is reported in its own currency. Raises NotAttributedError."""
     if report.currency not in (None, order.reported_currency):
         raise _quarantine(f"the order is in {order.reported_currency}, the report in {report.currency}")
     return order

@@ -5,31 +5,34 @@ Nothing is read here beyond what tells a repeat from a new event, so that a payl
 
 import hashlib
 import logging
+from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import metrics
 from app.config import Settings
-from app.db import ring_after_commit
-from app.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
+from app.db import transaction
+from app.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError, UnavailableError
 from app.ids import new_id
-from app.models import EventOrigin, Source, SourceStatus, WebhookDuplicate, WebhookEvent
+from app.models import EventOrigin, Source, SourceStatus, WebhookStatus
 from app.services.sources.secrets import live_secrets
 from app.services.sources.versions import CompiledDefinition, load_version
 from app.services.webhooks.authenticate import holds, may_send, without_credentials
 from app.services.webhooks.delivery import Delivery, decode
+from app.services.webhooks.group import Outcome, store
 from app.services.webhooks.mapping import Reader, request_document
 from app.services.webhooks.payload import PayloadError
 
 logger = logging.getLogger(__name__)
 
 _OWN = "own"
+_MOST_SENDERS = 1000
+_MOST_READS = 3
 
 
 class UnknownSourceError(NotFoundError):
@@ -96,35 +99,81 @@ class Received:
     status: IntakeStatus
 
 
-async def receive(
-    session: AsyncSession, settings: Settings, *, source_key: str, delivery: Delivery, request_id: str | None
-) -> Received:
-    """Verify a delivery and keep it. The caller's commit makes it durable before it answers 202.
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """A source as it was read once, and its version then. Whether it still is so, is asked when an event is stored."""
 
-    Raises UnknownSourceError, SenderNotAllowedError, InvalidSignatureError, MessageIdReusedError.
+    source: Source
+    version: CompiledDefinition
+
+
+# By source key, the one used last at the end.
+_senders: OrderedDict[str, _Sender] = OrderedDict()
+
+
+async def receive(settings: Settings, *, source_key: str, delivery: Delivery, request_id: str | None) -> Received:
+    """Verify a delivery and keep it; it is durable when this returns.
+
+    Raises UnknownSourceError, SenderNotAllowedError, InvalidSignatureError, MessageIdReusedError, UnavailableError.
     """
-    source = await session.scalar(
-        select(Source).where(Source.source_key == source_key, Source.status == SourceStatus.ACTIVE)
-    )
-    if source is None:
-        metrics.WEBHOOKS_RECEIVED.labels("unknown", "refused").inc()
-        raise UnknownSourceError
-    version = await load_version(session, source.version_id)
+    sender = _senders.get(source_key)
+    if sender is not None:
+        _senders.move_to_end(source_key)
+        # What is refused here may only be out of date.
+        with suppress(SenderNotAllowedError, InvalidSignatureError):
+            if (received := await _store(settings, sender, delivery, request_id)) is not None:
+                return received
+    for _ in range(_MOST_READS):
+        sender = await _read_sender(source_key)
+        try:
+            received = await _store(settings, sender, delivery, request_id)
+        except (SenderNotAllowedError, InvalidSignatureError):
+            _count(sender.source, "refused")
+            raise
+        if received is not None:
+            return received
+    raise UnavailableError("The source is being changed; send the request again.")
+
+
+async def _read_sender(source_key: str) -> _Sender:
+    _senders.pop(source_key, None)
+    async with transaction() as session:
+        source = await session.scalar(
+            select(Source).where(Source.source_key == source_key, Source.status == SourceStatus.ACTIVE)
+        )
+        if source is None:
+            metrics.WEBHOOKS_RECEIVED.labels("unknown", "refused").inc()
+            raise UnknownSourceError
+        sender = _Sender(source, await load_version(session, source.version_id))
+    _senders[source_key] = sender
+    if len(_senders) > _MOST_SENDERS:
+        _senders.popitem(last=False)
+    return sender
+
+
+async def _store(settings: Settings, sender: _Sender, delivery: Delivery, request_id: str | None) -> Received | None:
+    """Verify a delivery against what a source was when it was read, and keep it; None: the source is another now."""
+    source, version = sender.source, sender.version
     if not may_send(version.definition, delivery.sender):
-        _count(source, "refused")
         raise SenderNotAllowedError
     if not holds(version.definition, live_secrets(settings, source), delivery):
-        _count(source, "refused")
         raise InvalidSignatureError(version.definition.authentication.kind)
     kept = without_credentials(version.definition, delivery)
-    return await _keep(
-        session,
-        source,
-        dedupe_key=message_id(version, delivery, kept),
-        delivery=kept,
-        origin=EventOrigin.PUSH,
-        request_id=request_id,
-    )
+    row = _row(message_id(version, delivery, kept), kept, request_id)
+    stored = await store(source, row)
+    match stored.outcome:
+        case Outcome.STALE:
+            return None
+        case Outcome.NEW:
+            _count(source, "accepted")
+            return Received(stored.event_id, IntakeStatus.ACCEPTED)
+        case Outcome.SAME:
+            _count(source, "duplicate")
+            return Received(stored.event_id, IntakeStatus.DUPLICATE)
+        case Outcome.OTHER:
+            raise _reused(source, stored.event_id, row["dedupe_key"])
+        case _:
+            assert_never(stored.outcome)
 
 
 def item_key(reader: Reader, item: Any, content: bytes, request: Any = None) -> str:  # noqa: ANN401 - any JSON value
@@ -147,57 +196,27 @@ def message_id(version: CompiledDefinition, delivery: Delivery, kept: Delivery) 
     return item_key(version.pushed, item, kept.payload, request_document(definition, kept))
 
 
-async def _keep(
-    session: AsyncSession,
-    source: Source,
-    *,
-    dedupe_key: str,
-    delivery: Delivery,
-    origin: EventOrigin,
-    request_id: str | None,
-) -> Received:
-    digest = hashlib.sha256(delivery.payload).digest()
-    event_id = await session.scalar(
-        insert(WebhookEvent)
-        .values(
-            id=new_id(),
-            source_id=source.id,
-            dedupe_key=dedupe_key,
-            origin=origin,
-            method=delivery.method,
-            query=delivery.query,
-            body=delivery.body,
-            body_sha256=digest,
-            content_type=delivery.content_type[:200],
-            headers=dict(delivery.headers),
-            request_id=request_id,
-        )
-        .on_conflict_do_nothing(index_elements=[WebhookEvent.source_id, WebhookEvent.dedupe_key])
-        .returning(WebhookEvent.id)
-    )
-    if event_id is None:
-        return await _seen_before(session, source, dedupe_key, digest)
-    ring_after_commit(session, "drain_webhooks")
-    _count(source, "accepted")
-    return Received(event_id, IntakeStatus.ACCEPTED)
+def _row(dedupe_key: str, delivery: Delivery, request_id: str | None) -> dict[str, Any]:
+    """Return the columns of an event but its source."""
+    return {
+        "id": new_id(),
+        "dedupe_key": dedupe_key,
+        "origin": EventOrigin.PUSH,
+        "method": delivery.method,
+        "query": delivery.query,
+        "body": delivery.body,
+        "body_sha256": hashlib.sha256(delivery.payload).digest(),
+        "content_type": delivery.content_type[:200],
+        "headers": dict(delivery.headers),
+        "request_id": request_id,
+        "status": WebhookStatus.RECEIVED,
+    }
 
 
-async def _seen_before(session: AsyncSession, source: Source, dedupe_key: str, digest: bytes) -> Received:
-    known = (
-        await session.execute(
-            select(WebhookEvent.id, WebhookEvent.body_sha256).where(
-                WebhookEvent.source_id == source.id, WebhookEvent.dedupe_key == dedupe_key
-            )
-        )
-    ).one()
-    if known.body_sha256 != digest:
-        _count(source, "conflict")
-        logger.warning("webhook id reused with another body", extra={"source_id": source.id, "event_id": str(known.id)})
-        raise MessageIdReusedError(dedupe_key)
-    session.add(WebhookDuplicate(source_id=source.id))
-    await session.flush()
-    _count(source, "duplicate")
-    return Received(known.id, IntakeStatus.DUPLICATE)
+def _reused(source: Source, event_id: UUID, dedupe_key: str) -> MessageIdReusedError:
+    _count(source, "conflict")
+    logger.warning("webhook id reused with another body", extra={"source_id": source.id, "event_id": str(event_id)})
+    return MessageIdReusedError(dedupe_key)
 
 
 def _count(source: Source, outcome: str) -> None:

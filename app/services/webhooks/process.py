@@ -6,7 +6,7 @@ All in one transaction that holds the event's row, so that a job that runs twice
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
@@ -21,17 +21,6 @@ from app.services.webhooks.read import has_several, read_report, split_delivery
 
 _FIRST_RETRY_SECONDS = 2
 _MOST_REASON_CHARACTERS = 2000
-
-
-async def waiting_events(session: AsyncSession, *, limit: int) -> list[tuple[UUID, str | None]]:
-    """Return (id, request id) of events that are due, oldest first."""
-    rows = await session.execute(
-        select(WebhookEvent.id, WebhookEvent.request_id)
-        .where(WebhookEvent.status == WebhookStatus.RECEIVED, WebhookEvent.next_attempt_at <= func.now())
-        .order_by(WebhookEvent.next_attempt_at)
-        .limit(limit)
-    )
-    return [(row.id, row.request_id) for row in rows]
 
 
 async def process_event(session: AsyncSession, settings: Settings, event_id: UUID) -> WebhookStatus | None:
@@ -137,7 +126,19 @@ async def _apply(
         # It was read as another order's before the source's definition was mended.
         await withdraw_report(session, settings, stored)
         stored = None
-    said = Said(
+    await take_reports(
+        session,
+        settings,
+        found.order,
+        [(stored or OrderReport(id=new_id(), webhook_event_id=event.id), said_by(report))],
+        click=found.click,
+        merchant=found.merchant,
+    )
+
+
+def said_by(report: SaleReport) -> Said:
+    """Return what a report says of its order."""
+    return Said(
         kind=report.kind,
         occurred_at=report.occurred_at,
         sale_minor=report.sale_minor,
@@ -147,12 +148,4 @@ async def _apply(
         is_dated=report.is_dated,
         is_delta=report.is_delta,
         row_id=report.row_id,
-    )
-    await take_reports(
-        session,
-        settings,
-        found.order,
-        [(stored or OrderReport(id=new_id(), webhook_event_id=event.id), said)],
-        click=found.click,
-        merchant=found.merchant,
     )
