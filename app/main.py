@@ -25,6 +25,7 @@ from app.edge.rate_classes import RateClassMiddleware
 from app.edge.request_limits import RequestLimitsMiddleware, UnsupportedMediaTypeError, is_accepted
 from app.edge.security_headers import SecurityHeadersMiddleware
 from app.errors import AppError, FieldError, UnavailableError, problem
+from app.garbage import spare_what_is_loaded
 from app.logs import configure_logging, request_id_var
 from app.middleware import RequestContextMiddleware
 from app.routers import ROUTERS
@@ -124,6 +125,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError) as error:
         # /readyz says so until it answers; an API that exits instead would be restarted for nothing.
         logger.warning("PostgreSQL does not answer yet", extra={"error": type(error).__name__})
+    spare_what_is_loaded()
     try:
         yield
     finally:

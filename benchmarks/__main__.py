@@ -9,7 +9,7 @@ MEASUREMENTS = {
     "feeds": "50,000 offers in each shape of feed, beside the bare COPY of them; 500,000 for memory",
     "identity": "logins of known and unknown addresses, the event loop under 50 of them, verifying a token",
     "sync": "a 50,000-offer feed, fetch to visible, beside the bare floor",
-    "webhooks": "signed webhook to wallet, beside a bare durable INSERT",
+    "webhooks": "signed webhooks taken in and worked off, beside a bare constant and a bare durable INSERT",
 }
 
 

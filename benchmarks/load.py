@@ -43,7 +43,7 @@ def put_load(url: str, *, connections: int, seconds: int) -> Load:
     """Load a URL for some seconds. Raises LoadError when nothing at all was answered."""
     if generator() == "wrk":
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url]
-        load = _read_wrk(_output(command))
+        load = read_wrk(_output(command))
     else:
         command = [sys.executable, "-m", "benchmarks.load", url, str(connections), str(seconds)]
         load = Load(**orjson.loads(_output(command)))
@@ -59,7 +59,9 @@ def _output(command: list[str]) -> str:
     return done.stdout
 
 
-def _read_wrk(text: str) -> Load:
+def read_wrk(text: str) -> Load:
+    """Read what wrk prints with `--latency`."""
+
     def number(pattern: str) -> float:
         found = re.search(pattern, text)
         return float(found[1]) if found else 0.0

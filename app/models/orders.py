@@ -79,6 +79,8 @@ class Order(Base):
         ),
         Index("ix_orders_overpaid", "id", postgresql_where=f"{_DUE} < 0"),
         Index(None, "merchant_id", "ordered_at"),
+        # For reports that name no click.
+        Index(None, "source_id", "external_id"),
     )
 
     id: Mapped[UUID] = primary_key_uuid()

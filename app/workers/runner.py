@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from app import db, metrics
 from app.config import Settings
 from app.doorbell import Doorbell, create_arq_pool, deserialize, serialize
+from app.garbage import spare_what_is_loaded
 from app.workers.schedule import Scheduled, run_schedule
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ async def run_worker(settings: Settings, kind: WorkerKind, *, stop: asyncio.Even
     doorbell = Doorbell(pool)
     doorbell.start()
     db.set_bell(doorbell.ring)
+    spare_what_is_loaded()
     logger.info("worker started", extra={"queue": kind.queue, "functions": [f.name for f in kind.functions]})
     schedule = asyncio.create_task(run_schedule(kind.schedule, stop), name="schedule")
     try:

@@ -5,14 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text, update
 
 from app.db import transaction
-from app.models import SourceStatus, WebhookEvent, WebhookStatus
+from app.models import Source, SourceStatus, WebhookEvent, WebhookStatus
 from app.services.secrets import seal
 from tests.factories import make_source
 from tests.webhooks.sender import SECRET, order_payload, signed_headers
 from tests.webhooks.world import World
+
+OTHER_SECRET = "whsec_AAAA9r8GKYqrTwjUPD8ILPZIo2LaLaSw1234567890ab"
 
 
 async def count_events() -> int:
@@ -144,3 +146,39 @@ async def test_an_awin_push_is_taken_in_every_shape(world: World, shape: str, aw
     assert (event.dedupe_key, event.external_order_id) == ("105956531", "105956531")
     assert event.status is WebhookStatus.ORPHANED
     assert event.reason == "no click has the reference 'LINKCMP2013-06'"
+
+
+async def test_requests_that_are_stored_together_have_outcomes_of_their_own(world: World) -> None:
+    await world.post("created", "A-0", amount=10_000, commission=1_000, message_id="first")
+    async with transaction() as session:
+        # The database refuses it, so that all that is written with it fails.
+        await session.execute(text("ALTER TABLE webhook_events ADD CONSTRAINT poison CHECK (dedupe_key <> 'poison')"))
+
+    async def post(message_id: str, amount: int = 10_000) -> int:
+        answer = await world.post("created", "A-1", amount=amount, commission=1_000, message_id=message_id)
+        return answer.status_code
+
+    wanted = [(f"new-{number}", 10_000) for number in range(20)] + [("first", 99_000), ("poison", 1)]
+    answers = await asyncio.gather(*(post(*one) for one in wanted))
+    assert answers == [202] * 20 + [409, 500]
+    assert await count_events() == 21
+
+
+async def test_what_is_remembered_of_a_source_holds_until_it_is_changed(world: World) -> None:
+    assert (await world.post("created", "A-1", amount=10_000, commission=1_000)).status_code == 202
+    # By another process: nothing tells this one.
+    async with transaction() as session:
+        await session.execute(update(Source).values(secrets_encrypted=seal(world.settings, [OTHER_SECRET])))
+    answers = await asyncio.gather(
+        *(world.post("created", f"B-{number}", amount=10_000, commission=1_000) for number in range(5))
+    )
+    assert [answer.status_code for answer in answers] == [401] * 5
+    body = orjson.dumps(order_payload("created", "C-1", world.click.id, amount=10_000, commission=1_000))
+    url = f"/v1/webhooks/{world.source.source_key}"
+    accepted = await world.client.post(url, content=body, headers=signed_headers(body, secret=OTHER_SECRET))
+    assert accepted.status_code == 202
+    async with transaction() as session:
+        await session.execute(update(Source).values(status=SourceStatus.DISABLED))
+    gone = await world.client.post(url, content=body, headers=signed_headers(body, secret=OTHER_SECRET))
+    assert gone.status_code == 404
+    assert await count_events() == 2
