@@ -1,7 +1,7 @@
 """Orders by what their source calls them, for reports that name no click.
 
 Revision ID: 9d41c7e5a208
-Revises: 4b7e9c02d6f1
+Revises: 7e1b4d90c6aa
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from alembic import op
 
 revision: str = "9d41c7e5a208"
-down_revision: str | None = "4b7e9c02d6f1"
+down_revision: str | None = "7e1b4d90c6aa"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
