@@ -14,11 +14,12 @@ from tests.webhooks.world import World
 
 
 async def row_counts() -> dict[str, int]:
-    """How many rows every table has."""
+    """How many rows every table has, but for the one that notes who asked for a dry run."""
     async with transaction() as session:
         return {
             table.name: await session.scalar(select(func.count()).select_from(table)) or 0
             for table in Base.metadata.tables.values()
+            if table.name != "audit_log"
         }
 
 
