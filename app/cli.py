@@ -249,21 +249,31 @@ def reseal() -> None:
 
 @app.command("retention")
 def keep_retention(
-    months: Annotated[
-        int | None, typer.Option(min=3, help="Whole months to keep; default: WEBHOOK_RAW_KEEP_MONTHS.")
-    ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Erase; without it this is a dry run.")] = False,  # noqa: FBT002 - an option
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without it this is a dry run.")] = False,  # noqa: FBT002 - an option
 ) -> None:
-    """Say which raw webhook events the policy erases, or erase them; what something needs stays."""
+    """Say what CLICK_KEEP_MONTHS and WEBHOOK_RAW_KEEP_MONTHS drop and erase, or do it; what something needs stays."""
     from app.workers import retention  # noqa: PLC0415 - only this command needs it
 
-    kept = months or load_settings().webhook_raw_keep_months
-    if kept is None:
-        typer.echo("raw events are kept for ever: set WEBHOOK_RAW_KEEP_MONTHS, or give --months")
-        return
-    done = with_database(lambda: retention.apply(kept, is_dry=not apply))
-    word = "erased" if apply else "would be erased"
-    typer.echo(f"raw events from before {done.before:%Y-%m-%d}: {done.erased} {word}, {done.needed} are still needed")
+    settings = load_settings()
+
+    async def keep() -> None:
+        if settings.click_keep_months is None:
+            typer.echo("clicks are kept for ever: set CLICK_KEEP_MONTHS")
+        else:
+            for one in await retention.drop_clicks(settings, settings.click_keep_months, is_dry=not apply):
+                stays = f"stays, {one.undecided_events} undecided events may need it"
+                goes = "would be dropped" if one.kept is None else f"dropped but for {one.kept} that orders need"
+                typer.echo(f"clicks from before {one.month.ends:%Y-%m-%d}: {stays if one.undecided_events else goes}")
+        if settings.webhook_raw_keep_months is None:
+            typer.echo("raw events are kept for ever: set WEBHOOK_RAW_KEEP_MONTHS")
+        else:
+            done = await retention.erase_raw_events(settings.webhook_raw_keep_months, is_dry=not apply)
+            word = "erased" if apply else "would be erased"
+            typer.echo(
+                f"raw events from before {done.before:%Y-%m-%d}: {done.erased} {word}, {done.needed} are still needed"
+            )
+
+    with_database(keep)
 
 
 @ledger_app.command("verify")

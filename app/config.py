@@ -185,6 +185,9 @@ class Settings(BaseSettings):
     webhook_raw_keep_months: int | None = Field(
         None, ge=3, le=600, description="Whole months for which raw webhook events can be replayed; empty: for ever."
     )
+    click_keep_months: int | None = Field(
+        None, ge=3, le=600, description="Whole months for which clicks without an order are kept; empty: for ever."
+    )
     webhook_max_tries: int = Field(5, ge=1, description="Tries of an event that fails in processing, then `dead`.")
 
     # Payouts
@@ -281,6 +284,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "public_url",
+        "click_keep_months",
         "webhook_raw_keep_months",
         "payout_debtor_name",
         "payout_debtor_iban",

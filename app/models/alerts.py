@@ -18,15 +18,18 @@ class AlertKind(StrEnum):
     STALE_FEED = "stale_feed"  # a feed has not been synced for long
     WAITING_REVIEWS = "waiting_reviews"  # orders of a merchant are held for long, and nobody decides
     FAILING_SOURCE = "failing_source"  # much of what a source sends cannot be credited, or it cannot be polled
+    STRAY_CLICKS = "stray_clicks"  # clicks that no partition takes: the schedule that makes them does not run
 
 
 class Alert(Base):
-    """Something that is wrong with one merchant or source, open until it is over."""
+    """Something that is wrong with one merchant or source, or with clicks, open until it is over."""
 
     __tablename__ = "alerts"
     __table_args__ = (
         one_of("kind", AlertKind),
-        CheckConstraint("num_nonnulls(merchant_id, source_id) = 1", name="subject"),
+        CheckConstraint(
+            "num_nonnulls(merchant_id, source_id) = CASE kind WHEN 'stray_clicks' THEN 0 ELSE 1 END", name="subject"
+        ),
         # One alert at a time for the same thing.
         Index(
             "uq_alerts_open",

@@ -88,7 +88,8 @@ class Order(Base):
     external_id: Mapped[str]
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"))
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
-    click_id: Mapped[UUID] = mapped_column(ForeignKey("clicks.id"))
+    # No foreign key, as months of clicks are replaced by those that orders came from (services/click_months.py).
+    click_id: Mapped[UUID]
     status: Mapped[OrderStatus] = mapped_column(TextEnum(OrderStatus))
     # The merchant's, in which cashback is owed. What was reported in another is converted at the rate kept below.
     currency: Mapped[str]

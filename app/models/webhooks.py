@@ -107,7 +107,7 @@ class WebhookEvent(Base):
     # What it waits for, as `exchange_rate:USD/PKR`: it is tried again when that comes.
     waits_for: Mapped[str | None]
     # The click that staff or a claim attributed an orphan to, in place of the reference it lacks.
-    matched_click_id: Mapped[UUID | None] = mapped_column(ForeignKey("clicks.id"))
+    matched_click_id: Mapped[UUID | None]
     # Who let it out of quarantine, and why: what was implausible is credited then.
     released_at: Mapped[datetime | None]
     released_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("staff_keys.id"))

@@ -36,6 +36,7 @@ from app.models import (
 )
 from app.schemas.alerts import AlertRead
 from app.schemas.common import Page, utc
+from app.services.click_months import count_strays
 from app.services.notifications import Topic, publish
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
@@ -164,6 +165,7 @@ async def _findings(session: AsyncSession, now: datetime) -> list[Finding]:
         *await _stale_feeds(session, now),
         *_one_a_source([*await _failing_sources(session, now), *await _failing_polls(session, now)]),
         *await _waiting_reviews(session, now),
+        *await _stray_clicks(session),
     ]
 
 
@@ -307,6 +309,11 @@ async def _waiting_reviews(session: AsyncSession, now: datetime) -> Iterable[Fin
         )
         for merchant_id, count, since in rows
     ]
+
+
+async def _stray_clicks(session: AsyncSession) -> Iterable[Finding]:
+    strays = await count_strays(session)
+    return [Finding(AlertKind.STRAY_CLICKS, {"clicks": strays})] if strays else []
 
 
 async def _tell(session: AsyncSession, alert: Alert, event: str) -> None:

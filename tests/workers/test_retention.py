@@ -60,7 +60,7 @@ async def test_only_what_is_old_and_decided_and_of_no_order_in_progress_loses_it
         for status in WebhookStatus:
             add(status.value, status)
         add("young", WebhookStatus.REJECTED, at=old + timedelta(days=1))
-    dry = await retention.apply(3, is_dry=True)
+    dry = await retention.erase_raw_events(3, is_dry=True)
     assert (dry.erased, dry.needed) == (6, 5)
     assert await _with_bytes() == 12
     task = retention.retention(committed_db.model_copy(update={"webhook_raw_keep_months": 3}))
