@@ -22,7 +22,7 @@ from app.services.retention import first_kept
 from app.workers.retention import drop_clicks, retention
 from tests.factories import make_click, make_customer, make_merchant, make_order
 
-BEFORE = "6c2d9f0e81ab"
+BEFORE = "7e1b4d90c6aa"
 LATER = datetime.now(UTC) + timedelta(days=900)
 
 
