@@ -22,7 +22,7 @@ from app.services.retention import first_kept
 from app.workers.retention import drop_clicks, retention
 from tests.factories import make_click, make_customer, make_merchant, make_order
 
-BEFORE = "7e1b4d90c6aa"
+BEFORE = "9d41c7e5a208"
 LATER = datetime.now(UTC) + timedelta(days=900)
 
 

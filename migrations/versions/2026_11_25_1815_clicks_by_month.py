@@ -1,7 +1,7 @@
 """Clicks in partitions by month, so that old ones can be dropped; an alert for those that no month takes.
 
 Revision ID: 7d3e0a1f92bc
-Revises: 7e1b4d90c6aa
+Revises: 9d41c7e5a208
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from uuid import UUID
 from alembic import op
 
 revision: str = "7d3e0a1f92bc"
-down_revision: str | None = "7e1b4d90c6aa"
+down_revision: str | None = "9d41c7e5a208"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
