@@ -28,6 +28,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.services.external_keys import ExternalKeys
 from app.services.ledger.verify import violations
+from app.services.passwords import Passwords
 from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
 from app.services.tokens import AccessTokens
@@ -213,6 +214,8 @@ class in_process:  # noqa: N801 - reads as the function it stands for
     async def __aenter__(self) -> httpx.AsyncClient:
         configure_logging(self.settings.log_level, process="api")
         self.app.state.settings = self.settings
+        # What a test may have replaced.
+        self.app.state.passwords = Passwords(self.settings.password_hash_concurrency)
         self.app.state.access_tokens = AccessTokens(self.settings)
         self.app.state.external_keys = ExternalKeys(self.settings)
         self.pool = create_arq_pool(self.settings.redis_url)
