@@ -1,16 +1,10 @@
 """Proving an address, replacing a password, and the second factor, as the contract has them."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field, SecretStr
+from typing import Literal
 
 from app.schemas.common import RequestModel, ResponseModel
-from app.schemas.customers import Code, CurrentPassword, Email, NewPassword
+from app.schemas.customers import Code, CurrentPassword, Email, MailedToken, NewPassword
 from app.schemas.payouts import MobileNumber
-
-MailedToken = Annotated[
-    SecretStr, Field(min_length=1, max_length=128, description="As the mail has it.", examples=["cbo_1P0a..."])
-]
 
 
 class MailRequest(RequestModel):

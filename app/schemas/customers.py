@@ -70,6 +70,11 @@ Code = Annotated[
     BeforeValidator(_encodable),
     Field(min_length=6, max_length=6, description="The six digits of the message.", examples=["042917"]),
 ]
+MailedToken = Annotated[
+    SecretStr,
+    BeforeValidator(_encodable),
+    Field(min_length=1, max_length=128, description="As the mail has it.", examples=["cbo_1P0a..."]),
+]
 DisplayName = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha"])]
 DeviceLabel = Annotated[SafeText, Field(min_length=1, max_length=100, examples=["Ayesha's phone"])]
 ReferralCode = Annotated[SafeText, Field(min_length=1, max_length=32, examples=["7KD2MQ9X"])]
