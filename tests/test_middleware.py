@@ -81,7 +81,7 @@ async def test_access_line_has_what_an_operator_needs_and_no_query(http: httpx.A
         "route": "/speak/{name}",
         "path": "/speak/cat",
         "status": 200,
-        "client": "127.0.0.1",
+        "client": "127.0.0.0/24",
         "request_id": answer.headers["X-Request-ID"],
     }
     assert "secret" not in output.getvalue()

@@ -1,7 +1,7 @@
-"""Where a request came from, as far as rate limits and hints of referrals need it."""
+"""Where a request came from, as far as rate limits, hints of referrals and logs need it."""
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 
 # What one subscriber is given of IPv6 at least (RFC 6177).
 _SUBSCRIBER_PREFIX = 64
@@ -24,3 +24,12 @@ def subscriber(address: str | None) -> str | None:
     if not isinstance(ip, IPv6Address):
         return str(ip)
     return str(ip.ipv4_mapped or IPv6Network((int(ip), _SUBSCRIBER_PREFIX), strict=False))
+
+
+def network_of(address: str | None) -> str | None:
+    """Return the network an address is in, as a hint: /24 of IPv4, /48 of IPv6."""
+    try:
+        known = ip_address(address or "")
+    except ValueError:
+        return None
+    return str(ip_network((known, 24 if known.version == 4 else 48), strict=False))

@@ -5,7 +5,6 @@ is seen.
 """
 
 import getpass
-import ipaddress
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.logs import request_id_var
 from app.models import AuditEntry, Base, StaffKey
 from app.services.audit import snapshot
+from app.services.origin import network_of
 
 _SKIP = "audit_skip"
 
@@ -52,15 +52,6 @@ def command_actor() -> Actor:
         return Actor(getpass.getuser())
     except (KeyError, OSError):  # a container's user may have no name
         return Actor("unknown")
-
-
-def network_of(address: str | None) -> str | None:
-    """Return the network an address is in, as a hint: /24 of IPv4, /48 of IPv6."""
-    try:
-        known = ipaddress.ip_address(address or "")
-    except ValueError:
-        return None
-    return str(ipaddress.ip_network((known, 24 if known.version == 4 else 48), strict=False))
 
 
 @asynccontextmanager
