@@ -6,8 +6,8 @@ real commits. `MONEY_MACHINE_EXAMPLES` sets how many sequences are tried (200; `
 """
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.models import CauseType
 from app.services import ledger
-from app.services.ledger import Line
+from app.services.ledger import Entry, Line
 from app.services.orders import boosts
 from tests.money.stage import Play, Stage
 
@@ -334,24 +334,33 @@ async def _keep_boosts(*_: object) -> None:
     """Forget to give a dead order's boost back to its budget."""
 
 
-def _forget_negative_lines(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Post to the wallet of an order only what makes it larger."""
+def _forget_negative_lines(patch: pytest.MonkeyPatch) -> None:
+    """Post to the wallet of an order only what makes it larger, one order at a time and many at once."""
+    post, post_all = ledger.post, ledger.post_all
 
-    async def post(session: Any, *, cause_type: CauseType, lines: list[Line], **values: Any) -> Any:
-        if cause_type is CauseType.ORDER:
-            lines = [line for line in lines if line.customer_id is None or line.amount_minor < 0]
-        return await original(session, cause_type=cause_type, lines=lines, **values)
+    def kept(cause_type: CauseType, lines: Sequence[Line]) -> list[Line]:
+        return [
+            line
+            for line in lines
+            if cause_type is not CauseType.ORDER or line.customer_id is None or line.amount_minor < 0
+        ]
 
-    return post
+    async def broken_post(session: Any, *, cause_type: CauseType, lines: Sequence[Line], **values: Any) -> Any:
+        return await post(session, cause_type=cause_type, lines=kept(cause_type, lines), **values)
+
+    async def broken_post_all(session: Any, entries: Sequence[Entry], **values: Any) -> None:
+        entries = [replace(entry, lines=kept(entry.cause_type, entry.lines)) for entry in entries]
+        await post_all(session, entries, **values)
+
+    patch.setattr(ledger, "post", broken_post)
+    patch.setattr(ledger, "post_all", broken_post_all)
 
 
 @pytest.mark.parametrize(
     "seed",
     [
         pytest.param(lambda patch: patch.setattr(boosts, "give_back", _keep_boosts), id="boost-kept"),
-        pytest.param(
-            lambda patch: patch.setattr(ledger, "post", _forget_negative_lines(ledger.post)), id="return-not-taken-back"
-        ),
+        pytest.param(_forget_negative_lines, id="return-not-taken-back"),
     ],
 )
 def test_a_bug_seeded_on_purpose_is_caught(
