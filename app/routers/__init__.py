@@ -48,21 +48,22 @@ from app.routers import (
 )
 
 # In the order the /docs page shows them.
+# Tried in this order for each request, which costs some microseconds a router: what is asked most comes first.
 ROUTERS: tuple[APIRouter, ...] = (
+    catalogue.router,
+    webhooks.router,
     customers.router,
     privacy.router,
     auth.router,
     credentials.router,
     sessions.router,
     second_factor.router,
-    catalogue.router,
     clicks.router,
     wallets.router,
     orders.router,
     payouts.router,
     referrals.router,
     claims.router,
-    webhooks.router,
     payout_callbacks.router,
     merchant.router,
     admin_catalogue.router,
