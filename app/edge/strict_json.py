@@ -16,6 +16,9 @@ MAX_DEPTH = 64
 # A text (whose brackets do not count), or one bracket.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
+# Half of a pair of UTF-16, escaped or as it is. Python's reader takes also one without its other half.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
 
 class _Refused(Exception):  # noqa: N818 - leaves this module as InvalidRequestError
     pass
@@ -26,7 +29,9 @@ def check_json(body: bytes) -> None:
     try:
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _check_depth(body)
-        json.loads(body, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+        value = json.loads(body, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+        if _SURROGATE.search(body) is not None:
+            _check_text(value)
     except _Refused as refused:
         detail = str(refused)
         raise InvalidRequestError(
@@ -47,6 +52,13 @@ def _check_depth(body: bytes) -> None:
                     raise _Refused(f"At most {MAX_DEPTH} levels may be nested")
             case b"]" | b"}":
                 depth -= 1
+
+
+def _check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Refused("A text must not have half of a surrogate pair") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -132,6 +132,9 @@ async def test_a_compressed_body_is_415_and_a_webhooks_too(http: httpx.AsyncClie
         (b'{"value": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "levels may be nested"),
         (b'{"value": ' + b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH + b"}", "levels may be nested"),
         (b"[" * 500_000, "levels may be nested"),
+        (b'{"value": "\\uD83D"}', "surrogate"),
+        (b'{"\\ude00\\ud83d": 1}', "surrogate"),
+        (b'{"value": "\xed\xa0\x80"}', "surrogate"),
     ],
 )
 async def test_json_that_readers_disagree_on_is_422(http: httpx.AsyncClient, content: bytes, reason: str) -> None:
@@ -148,6 +151,7 @@ async def test_json_that_readers_disagree_on_is_422(http: httpx.AsyncClient, con
         b'{"value": "' + b"[{" * 1000 + b'\\"[["}',
         b'{"value": [' + b'{"a": 1}, ' * 1000 + b"{}]}",
         b'{"value": [{"a": 1}, {"a": 2}, 1e300, -0.5]}',
+        b'{"value": "\\uD83D\\ude00 \\ud7ff \xed\x9f\xbf \xf0\x9f\x98\x80"}',
     ],
 )
 async def test_json_within_its_bounds_is_taken(http: httpx.AsyncClient, content: bytes) -> None:
