@@ -21,7 +21,9 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
 class _Refused(Exception):  # noqa: N818 - leaves this module as InvalidRequestError
-    pass
+    def __init__(self, message: str, place: list[str | int] | None = None) -> None:
+        super().__init__(message)
+        self.place = place or ["body"]
 
 
 def check_json(body: bytes) -> None:
@@ -31,12 +33,11 @@ def check_json(body: bytes) -> None:
             _check_depth(body)
         value = json.loads(body, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
         if _SURROGATE.search(body) is not None:
-            _check_text(value)
+            _check_texts(value, ["body"])
     except _Refused as refused:
-        detail = str(refused)
         raise InvalidRequestError(
             "The body is no JSON that everybody reads alike; see errors.",
-            errors=[{"loc": ["body"], "msg": detail, "type": "json_invalid"}],
+            errors=[{"loc": refused.place, "msg": str(refused), "type": "json_invalid"}],
         ) from None
     except (ValueError, RecursionError):
         return
@@ -54,11 +55,20 @@ def _check_depth(body: bytes) -> None:
                 depth -= 1
 
 
-def _check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise _Refused("A text must not have half of a surrogate pair") from None
+def _check_texts(value: Any, place: list[str | int]) -> None:  # noqa: ANN401 - any JSON value
+    match value:
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise _Refused("A text must not have half of a surrogate pair", place) from None
+        case dict():
+            for name, member in value.items():
+                _check_texts(name, place)
+                _check_texts(member, [*place, name])
+        case list():
+            for number, item in enumerate(value):
+                _check_texts(item, [*place, number])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
