@@ -119,6 +119,20 @@ async def test_bad_registration_names_the_field_and_never_echoes_it(
     assert PASSWORD not in answer.text
 
 
+@pytest.mark.parametrize("password", ["Sunshine", "1qaz2wsx", "123456789"])
+async def test_password_that_is_tried_first_is_refused(client: httpx.AsyncClient, password: str) -> None:
+    answer = await register(client, password=password)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["loc"], error["type"]) == (["body", "password"], "common_password")
+    assert password not in error["msg"]
+    # The same rule wherever a password is set.
+    assert (await register(client)).status_code == 201
+    change = {"current_password": PASSWORD, "new_password": password}
+    changed = await client.post("/v1/me/password", json=change, headers=bearer(await sign_in(client)))
+    assert [error["type"] for error in changed.json()["errors"]] == ["common_password"]
+
+
 async def test_longest_password_in_the_widest_characters_works(client: httpx.AsyncClient) -> None:
     password = "🦉" * 128
     assert (await register(client, password=password)).status_code == 201

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from app.common_passwords import SHORTEST, is_common
 from app.models import CustomerStatus
 from app.schemas.common import RequestModel, ResponseModel, SafeText, UtcTime
 
@@ -41,6 +42,12 @@ def _encodable(value: Any) -> Any:  # noqa: ANN401 - the type is not known yet
     return value
 
 
+def _uncommon(value: SecretStr) -> SecretStr:
+    if is_common(value.get_secret_value()):
+        raise PydanticCustomError("common_password", "Input is one of the passwords that are tried first; use another")
+    return value
+
+
 # At most 254 characters fit the path of SMTP (RFC 5321, 4.5.3.1.3).
 Email = Annotated[
     EmailStr,
@@ -52,7 +59,8 @@ Email = Annotated[
 NewPassword = Annotated[
     SecretStr,
     BeforeValidator(_encodable),
-    Field(min_length=8, max_length=128, examples=["correct horse battery staple"]),
+    AfterValidator(_uncommon),
+    Field(min_length=SHORTEST, max_length=128, examples=["correct horse battery staple"]),
 ]
 # Of any length that was ever allowed: what confirms is only compared.
 CurrentPassword = Annotated[
