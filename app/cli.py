@@ -257,6 +257,9 @@ def keep_retention(
     settings = load_settings()
 
     async def keep() -> None:
+        if apply and not await retention.make_months_ahead():
+            typer.echo("months of clicks: only the owner of the tables can make and drop them", err=True)
+            raise typer.Exit(1)
         if settings.click_keep_months is None:
             typer.echo("clicks are kept for ever: set CLICK_KEEP_MONTHS")
         else:

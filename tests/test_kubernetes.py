@@ -52,7 +52,8 @@ def named(kind: str, name: str) -> dict[str, Any]:
 
 
 PODS: dict[str, dict[str, Any]] = {
-    one["metadata"]["name"]: one["spec"]["template"] for one in of_kind("Deployment", "Job")
+    one["metadata"]["name"]: one["spec"].get("jobTemplate", one)["spec"]["template"]
+    for one in of_kind("Deployment", "Job", "CronJob")
 }
 
 
@@ -113,6 +114,7 @@ def test_every_process_is_there_with_a_command_that_exists() -> None:
         "cashback-worker-default": ["cashback", "worker", "default"],
         "cashback-worker-sync": ["cashback", "worker", "sync"],
         "cashback-migrate": ["cashback", "migrate"],
+        "cashback-retention": ["cashback", "retention", "--apply"],
     }
     assert {f"cashback-worker-{kind}" for kind in WORKER_NAMES} <= set(commands)
     for arguments in commands.values():
@@ -202,7 +204,7 @@ def test_pods_run_as_the_images_user_and_write_to_tmp_alone() -> None:
 
 
 def test_services_budgets_and_autoscalers_point_at_pods_that_there_are() -> None:
-    for name in (pod for pod in PODS if pod != "cashback-migrate"):
+    for name in (one["metadata"]["name"] for one in of_kind("Deployment")):
         chosen = {"app.kubernetes.io/name": name}
         assert PODS[name]["metadata"]["labels"] == chosen
         assert named("Deployment", name)["spec"]["selector"]["matchLabels"] == chosen

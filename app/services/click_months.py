@@ -62,6 +62,12 @@ async def list_months(session: AsyncSession) -> list[Month]:
     return sorted(months, key=lambda month: month.until)
 
 
+async def may_change_months(session: AsyncSession) -> bool:
+    """Whether our role owns the table. One that owns nothing leaves the months to `cashback retention` of the owner."""
+    owned = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'clicks'::regclass")
+    return bool((await session.execute(owned)).scalar_one())
+
+
 async def make_ahead(session: AsyncSession, *, now: datetime) -> int:
     """Make the partitions of the months to come, and return how many were missing. Safe to repeat."""
     last = (await list_months(session))[-1].ends

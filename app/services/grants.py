@@ -60,6 +60,8 @@ async def grant_to(session: AsyncSession, role: str) -> None:
         f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(changeable)} TO {quoted}",
         f"GRANT SELECT, INSERT ON {', '.join(APPEND_ONLY)} TO {quoted}",
+        # Asked for by its own name, to see whether it is empty. Rights on other partitions are those on their table.
+        f"GRANT SELECT ON clicks_stray TO {quoted}",
     ):
         await session.execute(text(statement))
 

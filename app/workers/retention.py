@@ -36,15 +36,22 @@ def retention(settings: Settings) -> Callable[[], Awaitable[int]]:
 
     async def keep_retention() -> int:
         """Do what the policy says; returns how many events were erased."""
-        async with transaction() as session:
-            await click_months.make_ahead(session, now=datetime.now(UTC))
-        if settings.click_keep_months is not None:
+        if await make_months_ahead() and settings.click_keep_months is not None:
             await drop_clicks(settings, settings.click_keep_months)
         if settings.webhook_raw_keep_months is None:
             return 0
         return (await erase_raw_events(settings.webhook_raw_keep_months)).erased
 
     return keep_retention
+
+
+async def make_months_ahead() -> bool:
+    """Make the months of clicks to come; returns whether months are ours to make and to drop at all."""
+    async with transaction() as session:
+        may = await click_months.may_change_months(session)
+        if may:
+            await click_months.make_ahead(session, now=datetime.now(UTC))
+    return may
 
 
 async def drop_clicks(settings: Settings, months: int, *, is_dry: bool = False) -> list[KeptMonth]:

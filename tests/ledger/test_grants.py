@@ -21,10 +21,12 @@ from app.db import constraint_name, sqlstate, transaction
 from app.ids import new_id
 from app.main import create_app
 from app.models import ExchangeRate, LedgerDay, MonthClose, OrderStatus, StaffKey, StaffRole
+from app.services import click_months
 from app.services.grants import APPEND_ONLY, GrantError, grant_to
 from app.services.ledger import chain
 from app.workers.ledger import seal_days, verify_ledger
 from app.workers.orders import release_payable
+from app.workers.settings import WORKER_NAMES, worker_kind
 from tests.conftest import administer, in_process, make_settings
 from tests.factories import customer_headers, make_customer, staff_headers
 from tests.ledger.past import post_at
@@ -114,6 +116,16 @@ async def test_the_whole_path_of_money_works_as_a_role_that_owns_nothing(limited
         await post_at(session, YESTERDAY, world.customer, 5)
     assert await seal_days() == 1
     assert await verify_ledger() == 0
+
+
+async def test_everything_on_the_schedule_works_as_a_role_that_owns_nothing(limited: Limited) -> None:
+    """Months of clicks are then left to the owner, and are no failure."""
+    settings = limited.settings.model_copy(update={"click_keep_months": 3, "webhook_raw_keep_months": 3})
+    for name in WORKER_NAMES:
+        for task in worker_kind(name, settings).schedule:
+            await task.run()
+    async with transaction() as session:
+        assert not await click_months.may_change_months(session)
 
 
 CHANGES = (
