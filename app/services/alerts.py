@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Select, case, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,7 +37,7 @@ from app.schemas.alerts import AlertRead
 from app.schemas.common import Page, utc
 from app.services.click_months import count_strays
 from app.services.notifications import Topic, publish
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_rows
 
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
@@ -126,17 +125,12 @@ async def list_alerts(
         select(Alert, Merchant.name, Source.name)
         .outerjoin(Merchant, Merchant.id == Alert.merchant_id)
         .outerjoin(Source, Source.id == Alert.source_id)
-        .order_by(Alert.id.desc())
-        .limit(limit + 1)
     )
     if kind is not None:
         statement = statement.where(Alert.kind == kind)
     if is_open is not None:
         statement = statement.where(Alert.closed_at.is_(None) if is_open else Alert.closed_at.is_not(None))
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Alert.id < after)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    rows, next_cursor = await newest_rows(session, statement, Alert.id, limit=limit, cursor=cursor)
     items = [
         AlertRead(
             id=alert.id,
@@ -150,7 +144,7 @@ async def list_alerts(
         )
         for alert, merchant, source in rows
     ]
-    return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 async def count_open(session: AsyncSession) -> dict[str, int]:

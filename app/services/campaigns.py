@@ -14,7 +14,7 @@ from app.schemas.campaigns import CampaignChange, CampaignCreate, CampaignPage, 
 from app.schemas.common import Money
 from app.services.catalogue import MerchantNotFoundError
 from app.services.merchants import UnknownCategoryError
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_rows
 
 
 class CampaignNotFoundError(NotFoundError):
@@ -138,18 +138,10 @@ async def get_campaign(session: AsyncSession, *, campaign_id: UUID) -> CampaignR
 
 async def list_campaigns(session: AsyncSession, *, limit: int, cursor: str | None) -> CampaignPage:
     """Return campaigns, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(Campaign, Category.slug)
-        .outerjoin(Category, Category.id == Campaign.category_id)
-        .order_by(Campaign.id.desc())
-        .limit(limit + 1)
-    )
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Campaign.id < after)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    statement = select(Campaign, Category.slug).outerjoin(Category, Category.id == Campaign.category_id)
+    rows, next_cursor = await newest_rows(session, statement, Campaign.id, limit=limit, cursor=cursor)
     items = [_read(campaign, category) for campaign, category in rows]
-    return CampaignPage(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return CampaignPage(items=items, next_cursor=next_cursor)
 
 
 def _minor(money: Money | None) -> int | None:

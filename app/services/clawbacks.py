@@ -26,7 +26,7 @@ from app.models import (
 from app.schemas.clawbacks import ClawbackPage, ClawbackRead
 from app.services import ledger
 from app.services.ledger import credit, debit
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 BATCH = 200
 
@@ -152,17 +152,14 @@ async def list_clawbacks(
     customer_id: UUID | None = None,
 ) -> ClawbackPage:
     """Return clawbacks, newest first. Raises InvalidCursorError."""
-    statement = select(Clawback).order_by(Clawback.id.desc()).limit(limit + 1)
+    statement = select(Clawback)
     if status is not None:
         statement = statement.where(Clawback.status == status)
     if customer_id is not None:
         statement = statement.where(Clawback.customer_id == customer_id)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Clawback.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, Clawback.id, limit=limit, cursor=cursor)
     items = [ClawbackRead.model_validate(row) for row in rows]
-    return ClawbackPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return ClawbackPage(items=items, next_cursor=next_cursor)
 
 
 async def _take_back(session: AsyncSession, order: Order, merchant: Merchant, wallet: Wallet, taken_minor: int) -> None:

@@ -32,7 +32,7 @@ from app.schemas.common import Money
 from app.services.catalogue import MerchantNotFoundError
 from app.services.click_targets import target_url
 from app.services.origin import Origin
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.referrals import hints
 
 _Way: TypeAlias = Row[*tuple[Any, ...]]
@@ -222,18 +222,10 @@ async def list_clicks(
     session: AsyncSession, *, customer_id: UUID, public_url: str, limit: int, cursor: str | None
 ) -> ClickPage:
     """Return a customer's clicks, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(Click)
-        .where(Click.customer_id == customer_id, Click.origin == ClickOrigin.CUSTOMER)
-        .order_by(Click.id.desc())
-        .limit(limit + 1)
-    )
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Click.id < after)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    statement = select(Click).where(Click.customer_id == customer_id, Click.origin == ClickOrigin.CUSTOMER)
+    rows, next_cursor = await newest_first(session, statement, Click.id, limit=limit, cursor=cursor)
     items = [_read(click, public_url) for click in rows]
-    return ClickPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return ClickPage(items=items, next_cursor=next_cursor)
 
 
 async def _find_way(session: AsyncSession, *, merchant_id: int, offer_id: UUID | None, at: datetime) -> _Way:

@@ -18,7 +18,7 @@ from app.ids import new_id
 from app.models import ExchangeRate, WebhookEvent, WebhookStatus
 from app.money import MAX_MINOR, MoneyError, minor_digits, round_to_minor
 from app.schemas.exchange_rates import ExchangeRatePage, ExchangeRateRead
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 SCALE_DIGITS = 12
 # Two 64-bit factors and the shift between two currencies, digit for digit.
@@ -162,17 +162,14 @@ async def list_exchange_rates(
     session: AsyncSession, *, limit: int, cursor: str | None, base: str | None = None, quote: str | None = None
 ) -> ExchangeRatePage:
     """Return rates, the last added first. Raises InvalidCursorError."""
-    statement = select(ExchangeRate).order_by(ExchangeRate.id.desc()).limit(limit + 1)
+    statement = select(ExchangeRate)
     if base is not None:
         statement = statement.where(ExchangeRate.base == base)
     if quote is not None:
         statement = statement.where(ExchangeRate.quote == quote)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(ExchangeRate.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, ExchangeRate.id, limit=limit, cursor=cursor)
     items = [_read(rate) for rate in rows]
-    return ExchangeRatePage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return ExchangeRatePage(items=items, next_cursor=next_cursor)
 
 
 def _read(rate: ExchangeRate) -> ExchangeRateRead:

@@ -11,7 +11,7 @@ from app.models import Merchant, MerchantKey
 from app.schemas.merchant_keys import MerchantKeyCreate, MerchantKeyMade, MerchantKeyPage, MerchantKeyRead
 from app.services.api_keys import expiry, holds, make_key, note_use, read_prefix
 from app.services.catalogue import MerchantNotFoundError
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 KIND = "cbm"
 
@@ -73,13 +73,10 @@ async def list_keys(session: AsyncSession, *, merchant_id: int, limit: int, curs
     """Return a merchant's keys, newest first. Raises MerchantNotFoundError and InvalidCursorError."""
     if await session.get(Merchant, merchant_id) is None:
         raise MerchantNotFoundError(merchant_id)
-    statement = select(MerchantKey).where(MerchantKey.merchant_id == merchant_id).order_by(MerchantKey.id.desc())
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(MerchantKey.id < last_id)
-    rows, more = cut_page((await session.scalars(statement.limit(limit + 1))).all(), limit)
+    statement = select(MerchantKey).where(MerchantKey.merchant_id == merchant_id)
+    rows, next_cursor = await newest_first(session, statement, MerchantKey.id, limit=limit, cursor=cursor)
     items = [MerchantKeyRead.model_validate(row) for row in rows]
-    return MerchantKeyPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return MerchantKeyPage(items=items, next_cursor=next_cursor)
 
 
 async def revoke(session: AsyncSession, *, merchant_id: int, key_id: UUID) -> MerchantKeyRead:

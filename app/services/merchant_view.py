@@ -32,7 +32,7 @@ from app.schemas.merchant_keys import (
 )
 from app.schemas.sync import SyncJobDetail
 from app.services.orders.adjust import UnknownOrderError
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import cut_page, decode_cursor, encode_cursor, newest_first
 from app.services.sync.runs import SyncJobNotFoundError
 from app.services.webhooks.inbox import WebhookEventNotFoundError
 
@@ -52,17 +52,14 @@ async def list_events(
 ) -> MerchantEventPage:
     """Return a merchant's events, newest first. Raises InvalidCursorError."""
     own = await _own_events(session, merchant_id)
-    statement = select(WebhookEvent).where(own).order_by(WebhookEvent.id.desc()).limit(limit + 1)
+    statement = select(WebhookEvent).where(own)
     if status is not None:
         statement = statement.where(WebhookEvent.status == status)
     if order_reference is not None:
         statement = statement.where(WebhookEvent.external_order_id == order_reference)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(WebhookEvent.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, WebhookEvent.id, limit=limit, cursor=cursor)
     items = [MerchantEventRead.model_validate(row) for row in rows]
-    return MerchantEventPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return MerchantEventPage(items=items, next_cursor=next_cursor)
 
 
 async def get_event(session: AsyncSession, *, merchant_id: int, event_id: UUID) -> MerchantEventRead:

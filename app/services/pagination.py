@@ -4,14 +4,21 @@ import base64
 import binascii
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 from uuid import UUID
 
 import orjson
+from sqlalchemy import Select
+from sqlalchemy.engine import Row as FoundRow
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.errors import InvalidRequestError
 
 Row = TypeVar("Row")
+Entity = TypeVar("Entity")
+Found = TypeVarTuple("Found")
+IdColumn: TypeAlias = InstrumentedAttribute[UUID]
 
 
 class InvalidCursorError(InvalidRequestError):
@@ -67,3 +74,40 @@ def _restore(value: object, kind: type) -> object:
 def cut_page(rows: Sequence[Row], limit: int) -> tuple[list[Row], bool]:
     """Split `limit + 1` fetched rows into the page and whether more follow."""
     return list(rows[:limit]), len(rows) > limit
+
+
+async def newest_first(
+    session: AsyncSession,
+    statement: Select[Entity],
+    key: InstrumentedAttribute[UUID],
+    *,
+    limit: int,
+    cursor: str | None,
+) -> tuple[list[Entity], str | None]:
+    """Return a page of what a statement selects, the newest first by a UUIDv7 `key` of it, and the next one's cursor.
+
+    Raises InvalidCursorError.
+    """
+    rows, more = cut_page((await session.scalars(_after(statement, key, limit, cursor))).all(), limit)
+    return rows, encode_cursor(getattr(rows[-1], key.key)) if more else None
+
+
+async def newest_rows(
+    session: AsyncSession,
+    statement: Select[*Found],
+    key: InstrumentedAttribute[UUID],
+    *,
+    limit: int,
+    cursor: str | None,
+) -> tuple[list[FoundRow[*Found]], str | None]:
+    """Do the same for a statement that selects several things, the entity with the key first."""
+    rows, more = cut_page((await session.execute(_after(statement, key, limit, cursor))).all(), limit)
+    last: tuple[Any, ...] | None = rows[-1] if more else None
+    return rows, encode_cursor(getattr(last[0], key.key)) if last else None
+
+
+def _after(statement: Select[*Found], key: IdColumn, limit: int, cursor: str | None) -> Select[*Found]:
+    if cursor is not None:
+        (last,) = decode_cursor(cursor, UUID)
+        statement = statement.where(key < last)
+    return statement.order_by(key.desc()).limit(limit + 1)

@@ -15,7 +15,7 @@ from app.errors import NotFoundError
 from app.models import Customer, CustomerSession, RefreshToken
 from app.schemas.common import Page
 from app.schemas.sessions import SessionRead
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 _LONGEST_USER_AGENT = 256
 
@@ -48,22 +48,14 @@ async def list_sessions(
     session: AsyncSession, *, customer_id: UUID, current_id: UUID, limit: int, cursor: str | None
 ) -> Page[SessionRead]:
     """Return the sessions that last, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(CustomerSession)
-        .where(
-            CustomerSession.customer_id == customer_id,
-            CustomerSession.ended_at.is_(None),
-            CustomerSession.expires_at > datetime.now(UTC),
-        )
-        .order_by(CustomerSession.id.desc())
-        .limit(limit + 1)
+    statement = select(CustomerSession).where(
+        CustomerSession.customer_id == customer_id,
+        CustomerSession.ended_at.is_(None),
+        CustomerSession.expires_at > datetime.now(UTC),
     )
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(CustomerSession.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, CustomerSession.id, limit=limit, cursor=cursor)
     items = [SessionRead.of(row, current_id=current_id) for row in rows]
-    return Page(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 async def end_session(session: AsyncSession, *, customer_id: UUID, session_id: UUID) -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import orjson
 from sqlalchemy import Select, select
@@ -12,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import AuditEntry
 from app.schemas.audit import AuditEntryRead, AuditFilter, AuditPage
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.report_tables import escape_formula
 
 MOST_EXPORTED = 10_000
@@ -22,12 +21,9 @@ _COLUMNS = ("id", "at", "actor", "member_id", "key_id", "action", "target_type",
 async def list_entries(session: AsyncSession, *, limit: int, cursor: str | None, wanted: AuditFilter) -> AuditPage:
     """Return entries, newest first. Raises InvalidCursorError."""
     statement = _matching(wanted).limit(limit + 1)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(AuditEntry.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, AuditEntry.id, limit=limit, cursor=cursor)
     items = [AuditEntryRead.model_validate(row) for row in rows]
-    return AuditPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return AuditPage(items=items, next_cursor=next_cursor)
 
 
 async def export_csv(session: AsyncSession, *, wanted: AuditFilter) -> str:

@@ -14,7 +14,7 @@ from app.schemas.common import Page
 from app.schemas.fraud import FraudRuleRead, FraudRuleWanted, read_thresholds
 from app.services.catalogue import MerchantNotFoundError
 from app.services.fraud.assess import Rule
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 
 class FraudRuleNotFoundError(NotFoundError):
@@ -106,19 +106,16 @@ async def list_rules(
     is_live: bool | None,
 ) -> Page[FraudRuleRead]:
     """Return versions of rules, newest first. Raises InvalidCursorError."""
-    statement = select(FraudRule).order_by(FraudRule.id.desc()).limit(limit + 1)
+    statement = select(FraudRule)
     if kind is not None:
         statement = statement.where(FraudRule.kind == kind)
     if merchant_id is not None:
         statement = statement.where(FraudRule.merchant_id == merchant_id)
     if is_live is not None:
         statement = statement.where(FraudRule.ended_at.is_(None) if is_live else FraudRule.ended_at.is_not(None))
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(FraudRule.id < after)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, FraudRule.id, limit=limit, cursor=cursor)
     items = [FraudRuleRead.model_validate(row) for row in rows]
-    return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 def _end(rule: FraudRule, member_id: UUID) -> None:

@@ -20,7 +20,7 @@ from app.schemas.fraud import (
 )
 from app.services.fraud.assess import Rule, assess
 from app.services.fraud.decide import ReviewNotFoundError
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_rows
 
 _BATCH = 500
 _MOST_SAMPLES = 100
@@ -36,24 +36,16 @@ async def list_reviews(
     kind: FraudRuleKind | None,
 ) -> Page[ReviewRead]:
     """Return reviews, those of the newest orders first. Raises InvalidCursorError."""
-    statement = (
-        select(OrderReview, Order)
-        .join(Order, Order.id == OrderReview.order_id)
-        .order_by(OrderReview.order_id.desc())
-        .limit(limit + 1)
-    )
+    statement = select(OrderReview, Order).join(Order, Order.id == OrderReview.order_id)
     if status is not None:
         statement = statement.where(OrderReview.status == status)
     if merchant_id is not None:
         statement = statement.where(OrderReview.merchant_id == merchant_id)
     if kind is not None:
         statement = statement.where(OrderReview.findings.contains([{"kind": kind.value}]))
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(OrderReview.order_id < after)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    rows, next_cursor = await newest_rows(session, statement, OrderReview.order_id, limit=limit, cursor=cursor)
     items = [_read(review, order) for review, order in rows]
-    return Page(items=items, next_cursor=encode_cursor(items[-1].order_id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 async def show_review(session: AsyncSession, *, order_id: UUID) -> ReviewDetail:

@@ -29,7 +29,7 @@ from app.schemas.notifications import (
     ReplayRead,
 )
 from app.services.notifications.deliver import disable
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import cut_page, newest_first, newest_rows
 from app.services.secrets import seal, unseal
 from app.services.sources import new_signing_secret
 
@@ -85,13 +85,10 @@ async def create_endpoint(session: AsyncSession, settings: Settings, *, wanted: 
 
 async def list_endpoints(session: AsyncSession, *, limit: int, cursor: str | None) -> Page[EndpointRead]:
     """Return endpoints, newest first. Raises InvalidCursorError."""
-    statement = select(NotificationEndpoint).order_by(NotificationEndpoint.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(NotificationEndpoint.id < after)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    statement = select(NotificationEndpoint)
+    rows, next_cursor = await newest_first(session, statement, NotificationEndpoint.id, limit=limit, cursor=cursor)
     items = [EndpointRead.model_validate(row) for row in rows]
-    return Page(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 async def get_endpoint(session: AsyncSession, *, endpoint_id: UUID) -> EndpointRead:
@@ -138,22 +135,16 @@ async def list_deliveries(
     status: DeliveryStatus | None = None,
 ) -> Page[DeliveryRead]:
     """Return deliveries, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(NotificationDelivery, Notification)
-        .join(Notification, Notification.id == NotificationDelivery.notification_id)
-        .order_by(NotificationDelivery.id.desc())
-        .limit(limit + 1)
+    statement = select(NotificationDelivery, Notification).join(
+        Notification, Notification.id == NotificationDelivery.notification_id
     )
     if endpoint_id is not None:
         statement = statement.where(NotificationDelivery.endpoint_id == endpoint_id)
     if status is not None:
         statement = statement.where(NotificationDelivery.status == status)
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(NotificationDelivery.id < after)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    rows, next_cursor = await newest_rows(session, statement, NotificationDelivery.id, limit=limit, cursor=cursor)
     items = [_delivery(delivery, notification) for delivery, notification in rows]
-    return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 async def retry_delivery(session: AsyncSession, *, delivery_id: UUID) -> DeliveryRead:

@@ -24,7 +24,7 @@ from app.services.exchange_rates import show_rate
 from app.services.orders.adjust import UnknownOrderError
 from app.services.orders.hold import waits_for
 from app.services.orders.read import OrderView
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_rows
 
 
 def order_read(order: Order, merchant: Merchant, *, is_held: bool) -> OrderRead:
@@ -68,12 +68,7 @@ async def list_for_staff(
     owed_by: OwedBy | None = None,
 ) -> Page[OrderAdminRead]:
     """Return orders, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(Order, Merchant, OrderReview.blocks())
-        .join(Merchant, Merchant.id == Order.merchant_id)
-        .order_by(Order.id.desc())
-        .limit(limit + 1)
-    )
+    statement = select(Order, Merchant, OrderReview.blocks()).join(Merchant, Merchant.id == Order.merchant_id)
     filters = {
         Order.merchant_id: merchant_id,
         Order.customer_id: customer_id,
@@ -85,12 +80,9 @@ async def list_for_staff(
             statement = statement.where(column == value)
     if owed_by is not None:
         statement = statement.where(Order.due_minor > 0 if owed_by is OwedBy.NETWORK else Order.due_minor < 0)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Order.id < last_id)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    rows, next_cursor = await newest_rows(session, statement, Order.id, limit=limit, cursor=cursor)
     items = [_admin_read(order, merchant, is_held=is_held) for order, merchant, is_held in rows]
-    return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return Page(items=items, next_cursor=next_cursor)
 
 
 async def show_to_staff(session: AsyncSession, *, order_id: UUID) -> OrderAdminDetail:

@@ -11,7 +11,7 @@ from app.schemas.common import Money
 from app.schemas.orphans import ClaimFit, ClickSeen, OrphanDetail, OrphanPage, OrphanRead, ScoreReason
 from app.services.claims.match import claims_for
 from app.services.orphans.credit import OrphanNotFoundError
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.sources.versions import load_version
 from app.services.webhooks.payload import IgnoredError, PayloadError
 from app.services.webhooks.read import read_report
@@ -61,13 +61,7 @@ async def list_orphans(
 ) -> OrphanPage:
     """Return orphans that wait, or those that were discarded, newest first. Raises InvalidCursorError."""
     status = WebhookStatus.DISCARDED if discarded else WebhookStatus.ORPHANED
-    statement = (
-        select(WebhookEvent)
-        .options(defer(WebhookEvent.body))
-        .where(WebhookEvent.status == status)
-        .order_by(WebhookEvent.id.desc())
-        .limit(limit + 1)
-    )
+    statement = select(WebhookEvent).options(defer(WebhookEvent.body)).where(WebhookEvent.status == status)
     equal = {
         WebhookEvent.source_id: source_id,
         WebhookEvent.merchant_id: merchant_id,
@@ -76,12 +70,9 @@ async def list_orphans(
     for column, value in equal.items():
         if value is not None:
             statement = statement.where(column == value)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(WebhookEvent.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, WebhookEvent.id, limit=limit, cursor=cursor)
     items = [orphan_read(event) for event in rows]
-    return OrphanPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return OrphanPage(items=items, next_cursor=next_cursor)
 
 
 async def show_orphan(session: AsyncSession, *, event_id: UUID) -> OrphanDetail:

@@ -29,7 +29,7 @@ from app.schemas.payout_batches import (
     PayoutBatchPart,
     PayoutBatchRead,
 )
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.payouts import life
 from app.services.payouts.accounts import open_method
 from app.services.payouts.bank_files import BankTransfer, build_csv
@@ -121,15 +121,12 @@ async def list_batches(
     session: AsyncSession, *, limit: int, cursor: str | None, currency: str | None = None
 ) -> PayoutBatchPage:
     """Return batches, newest first. Raises InvalidCursorError."""
-    statement = select(PayoutBatch).options(*_WITHOUT_FILES).order_by(PayoutBatch.id.desc()).limit(limit + 1)
+    statement = select(PayoutBatch).options(*_WITHOUT_FILES)
     if currency is not None:
         statement = statement.where(PayoutBatch.currency == currency)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(PayoutBatch.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, PayoutBatch.id, limit=limit, cursor=cursor)
     items = [_read(batch) for batch in rows]
-    return PayoutBatchPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return PayoutBatchPage(items=items, next_cursor=next_cursor)
 
 
 async def show_batch(session: AsyncSession, *, batch_id: UUID) -> PayoutBatchDetail:

@@ -27,7 +27,7 @@ from app.schemas.payouts import (
     PayoutMethodRead,
 )
 from app.services import step_up
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.passwords import Passwords
 from app.services.payouts.accounts import PayoutAccount, fingerprint, mask, open_method, seal_account
 from app.services.tokens import AccessToken, InvalidAccessTokenError
@@ -118,18 +118,10 @@ async def add_method(
 
 async def list_methods(session: AsyncSession, *, customer_id: UUID, limit: int, cursor: str | None) -> PayoutMethodPage:
     """Return a customer's methods, newest first, without deleted ones. Raises InvalidCursorError."""
-    statement = (
-        select(PayoutMethod)
-        .where(PayoutMethod.customer_id == customer_id, PayoutMethod.deleted_at.is_(None))
-        .order_by(PayoutMethod.id.desc())
-        .limit(limit + 1)
-    )
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(PayoutMethod.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    statement = select(PayoutMethod).where(PayoutMethod.customer_id == customer_id, PayoutMethod.deleted_at.is_(None))
+    rows, next_cursor = await newest_first(session, statement, PayoutMethod.id, limit=limit, cursor=cursor)
     items = [PayoutMethodRead.model_validate(row) for row in rows]
-    return PayoutMethodPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return PayoutMethodPage(items=items, next_cursor=next_cursor)
 
 
 async def lock_method(session: AsyncSession, *, customer_id: UUID, method_id: UUID, share: bool) -> PayoutMethod:

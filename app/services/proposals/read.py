@@ -10,7 +10,7 @@ from app.errors import NotFoundError
 from app.models import Proposal, ProposalKind, ProposalStatus, StaffKey
 from app.schemas.common import Money
 from app.schemas.proposals import ProposalPage, ProposalRead
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_rows
 
 _Proposer, _Decider = aliased(StaffKey), aliased(StaffKey)
 
@@ -43,19 +43,16 @@ async def list_proposals(
     target_id: UUID | None = None,
 ) -> ProposalPage:
     """Return proposals, newest first. Raises InvalidCursorError."""
-    statement = _select().order_by(Proposal.id.desc()).limit(limit + 1)
+    statement = _select()
     if status is not None:
         statement = statement.where(Proposal.status == status)
     if kind is not None:
         statement = statement.where(Proposal.kind == kind)
     if target_id is not None:
         statement = statement.where(Proposal.target_id == target_id)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Proposal.id < last_id)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    rows, next_cursor = await newest_rows(session, statement, Proposal.id, limit=limit, cursor=cursor)
     items = [_read(row) for row in rows]
-    return ProposalPage(items=items, next_cursor=encode_cursor(rows[-1][0].id) if more else None)
+    return ProposalPage(items=items, next_cursor=next_cursor)
 
 
 def _select() -> Select[Proposal, str, str | None]:

@@ -17,7 +17,7 @@ from app.schemas.referrals import (
     ReferralProgramRead,
     ReferralTerms,
 )
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,10 @@ async def end_program(
 
 async def list_programs(session: AsyncSession, *, limit: int, cursor: str | None) -> ReferralProgramPage:
     """Return programs, the one made last first. Raises InvalidCursorError."""
-    statement = select(ReferralProgram).order_by(ReferralProgram.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        (after,) = decode_cursor(cursor, UUID)
-        statement = statement.where(ReferralProgram.id < after)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    statement = select(ReferralProgram)
+    rows, next_cursor = await newest_first(session, statement, ReferralProgram.id, limit=limit, cursor=cursor)
     items = [program_read(program) for program in rows]
-    return ReferralProgramPage(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return ReferralProgramPage(items=items, next_cursor=next_cursor)
 
 
 def terms(program: ReferralProgram) -> ReferralTerms:

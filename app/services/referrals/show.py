@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.models import Customer, CustomerStatus, Referral, ReferralStatus
 from app.schemas.common import Money
 from app.schemas.referrals import InvitedRead, MyReferrals, ReferralAdminPage, ReferralAdminRead, WelcomeRead
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first, newest_rows
 from app.services.referrals.decide import ReferralNotFoundError
 from app.services.referrals.invite import program_in_force
 from app.services.referrals.programs import terms
@@ -22,13 +22,8 @@ async def show_mine(session: AsyncSession, *, customer: Customer, limit: int, cu
         select(Customer, Referral)
         .outerjoin(Referral, Referral.invited_id == Customer.id)
         .where(Customer.referred_by_id == customer.id)
-        .order_by(Customer.id.desc())
-        .limit(limit + 1)
     )
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Customer.id < last_id)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
+    rows, next_cursor = await newest_rows(session, statement, Customer.id, limit=limit, cursor=cursor)
     invited = select(func.count()).where(Customer.referred_by_id == customer.id)
     program = await program_in_force(session)
     return MyReferrals(
@@ -38,7 +33,7 @@ async def show_mine(session: AsyncSession, *, customer: Customer, limit: int, cu
         welcome=await _welcome(session, customer.id),
         program=None if program is None else terms(program),
         items=[_invited_read(invited, referral) for invited, referral in rows],
-        next_cursor=encode_cursor(rows[-1][0].id) if more else None,
+        next_cursor=next_cursor,
     )
 
 
@@ -53,7 +48,7 @@ async def list_for_staff(
     invited_id: UUID | None = None,
 ) -> ReferralAdminPage:
     """Return referrals, newest first. Raises InvalidCursorError."""
-    statement = select(Referral).order_by(Referral.id.desc()).limit(limit + 1)
+    statement = select(Referral)
     filters = {
         Referral.status: status,
         Referral.program_id: program_id,
@@ -63,12 +58,9 @@ async def list_for_staff(
     for column, value in filters.items():
         if value is not None:
             statement = statement.where(column == value)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Referral.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, Referral.id, limit=limit, cursor=cursor)
     items = [_admin_read(referral) for referral in rows]
-    return ReferralAdminPage(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
+    return ReferralAdminPage(items=items, next_cursor=next_cursor)
 
 
 async def show_to_staff(session: AsyncSession, *, referral_id: UUID) -> ReferralAdminRead:

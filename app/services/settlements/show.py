@@ -16,7 +16,7 @@ from app.schemas.settlements import (
     SettlementPage,
     SettlementRead,
 )
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import cut_page, decode_cursor, encode_cursor, newest_first
 
 
 class SettlementNotFoundError(NotFoundError):
@@ -43,16 +43,13 @@ async def list_settlements(
     session: AsyncSession, *, limit: int, cursor: str | None, merchant_id: int | None = None
 ) -> SettlementPage:
     """Return settlements, the last recorded first. Raises InvalidCursorError."""
-    statement = select(Settlement).order_by(Settlement.id.desc()).limit(limit + 1)
+    statement = select(Settlement)
     if merchant_id is not None:
         statement = statement.where(Settlement.merchant_id == merchant_id)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Settlement.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, Settlement.id, limit=limit, cursor=cursor)
     open_lines = await _count_open(session, rows)
     items = [_read(settlement, open_lines.get(settlement.id, 0)) for settlement in rows]
-    return SettlementPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return SettlementPage(items=items, next_cursor=next_cursor)
 
 
 async def get_settlement(

@@ -11,7 +11,7 @@ from app.errors import ConflictError, ForbiddenError, NotFoundError
 from app.models import StaffKey, StaffMember, StaffRole, StaffScope
 from app.schemas.staff import StaffKeyCreate, StaffKeyMade, StaffKeyPage, StaffKeyRead, StaffKeyRotate
 from app.services.api_keys import expiry, make_key
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.staff.access import KIND, find_member
 
 
@@ -140,19 +140,16 @@ async def list_keys(
     session: AsyncSession, *, limit: int, cursor: str | None, member: str | None = None, active: bool | None = None
 ) -> StaffKeyPage:
     """Return keys, newest first, without secrets. Raises InvalidCursorError."""
-    statement = select(StaffKey).order_by(StaffKey.id.desc()).limit(limit + 1)
+    statement = select(StaffKey)
     if member is not None:
         members = select(StaffMember.id).where(func.lower(StaffMember.name) == func.lower(member))
         statement = statement.where(StaffKey.member_id.in_(members))
     if active is not None:
         lives = StaffKey.revoked_at.is_(None) & or_(StaffKey.expires_at.is_(None), StaffKey.expires_at > func.now())
         statement = statement.where(lives if active else ~lives)
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(StaffKey.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    rows, next_cursor = await newest_first(session, statement, StaffKey.id, limit=limit, cursor=cursor)
     items = [StaffKeyRead.model_validate(row) for row in rows]
-    return StaffKeyPage(items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return StaffKeyPage(items=items, next_cursor=next_cursor)
 
 
 async def _made(session: AsyncSession, row: StaffKey, key: str) -> StaffKeyMade:

@@ -14,7 +14,7 @@ from app.errors import ConflictError, NotFoundError
 from app.ids import first_id_at
 from app.models import StaffKey, WebhookEvent, WebhookStatus
 from app.schemas.webhooks import EventFilter
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
@@ -63,17 +63,10 @@ class EventPage:
 async def list_events(session: AsyncSession, *, limit: int, cursor: str | None, wanted: EventFilter) -> EventPage:
     """List events, newest first. Raises InvalidCursorError."""
     statement = (
-        select(WebhookEvent)
-        .options(defer(WebhookEvent.body), defer(WebhookEvent.query))
-        .where(*matching(wanted))
-        .order_by(WebhookEvent.id.desc())
-        .limit(limit + 1)
+        select(WebhookEvent).options(defer(WebhookEvent.body), defer(WebhookEvent.query)).where(*matching(wanted))
     )
-    if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(WebhookEvent.id < last_id)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
-    return EventPage(rows, encode_cursor(rows[-1].id) if more else None)
+    rows, next_cursor = await newest_first(session, statement, WebhookEvent.id, limit=limit, cursor=cursor)
+    return EventPage(rows, next_cursor)
 
 
 def matching(wanted: EventFilter) -> list[ColumnElement[bool]]:

@@ -20,7 +20,7 @@ from app.ids import new_id
 from app.models import ReplayStatus, WebhookEvent, WebhookReplay, WebhookStatus
 from app.schemas.common import Page
 from app.schemas.webhooks import EventFilter, ReplayRead
-from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.pagination import newest_first
 from app.services.webhooks.inbox import matching, reset
 from app.services.webhooks.process import note_failure, process_event
 
@@ -83,13 +83,10 @@ async def start(
 
 async def list_replays(session: AsyncSession, *, limit: int, cursor: str | None) -> Page[ReplayRead]:
     """Return replays, newest first. Raises InvalidCursorError."""
-    statement = select(WebhookReplay).order_by(WebhookReplay.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        (before,) = decode_cursor(cursor, UUID)
-        statement = statement.where(WebhookReplay.id < before)
-    rows, more = cut_page((await session.scalars(statement)).all(), limit)
+    statement = select(WebhookReplay)
+    rows, next_cursor = await newest_first(session, statement, WebhookReplay.id, limit=limit, cursor=cursor)
     items = [ReplayRead.model_validate(row) for row in rows]
-    return Page[ReplayRead](items=items, next_cursor=encode_cursor(rows[-1].id) if more else None)
+    return Page[ReplayRead](items=items, next_cursor=next_cursor)
 
 
 async def get_replay(session: AsyncSession, replay_id: UUID) -> ReplayRead:
