@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     # Database pool, per process
     db_pool_size: int = Field(20, ge=1, description="Connections kept open per API process.")
     db_max_overflow: int = Field(10, ge=0, description="Connections opened beyond the pool under load, per process.")
+    db_read_pool_size: int = Field(
+        6,
+        ge=1,
+        description="Connections opened for hot reads (catalogue, wallet, orders) per API process, beside these.",
+    )
     db_pool_recycle_seconds: int = Field(1800, ge=-1, description="A connection older than this is replaced.")
     db_pool_timeout_seconds: float = Field(2.0, gt=0, description="Longest wait for a connection, then 503.")
     db_pool_ping_after_idle_seconds: float = Field(
@@ -123,6 +128,10 @@ class Settings(BaseSettings):
     )
     readyz_timeout_seconds: float = Field(1.0, gt=0, description="Deadline for each dependency of `/readyz`.")
     shutdown_grace_seconds: int = Field(8, ge=1, description="Time that running requests and jobs get on SIGTERM.")
+
+    catalogue_cache_bytes: int = Field(
+        16_777_216, ge=0, description="Memory per API process for finished answers of the catalogue; 0 keeps none."
+    )
 
     # Identity
     access_token_seconds: int = Field(900, ge=60, description="Life of an access token.")
@@ -431,7 +440,7 @@ class Settings(BaseSettings):
     @property
     def connections_per_api_process(self) -> int:
         """Most PostgreSQL connections one API process may hold."""
-        return self.db_pool_size + self.db_max_overflow
+        return self.db_pool_size + self.db_max_overflow + self.db_read_pool_size
 
     @property
     def connection_budget(self) -> int:

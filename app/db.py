@@ -1,7 +1,7 @@
 """PostgreSQL: the engine of this process, sessions, and the one place where transactions begin and end.
 
 A service flushes and never commits; `transaction()` commits. Work for the job workers is noted on the
-session (`ring_after_commit`) and announced only once the commit has succeeded.
+session (`ring_after_commit`) and announced only once the commit has succeeded. Hot reads need no session: `app/reads.py`.
 """
 
 import logging
@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import Dialect, Engine, event, text
+from sqlalchemy import Dialect, Engine, UpdateBase, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
@@ -27,10 +27,11 @@ engine: AsyncEngine | None = None
 AsyncSessionLocal: async_sessionmaker[AsyncSession] = async_sessionmaker(expire_on_commit=False)
 
 # SQLSTATEs that say "this server will not serve you": read-only after a failover, and shutdown in progress.
-_DISCONNECT_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
+DISCONNECT_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
 # SQLSTATE classes and codes that trying the same again can cure.
 _RETRYABLE_SQLSTATES = ("08", "40001", "40P01", "53", "55P03", "57", "25006")
 _RINGS = "rings"
+_LAST = "last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,14 @@ def ring_after_commit(session: AsyncSession, task: str, *args: str) -> None:
     session.info.setdefault(_RINGS, {})[Ring(task, args)] = None
 
 
+def before_commit(session: AsyncSession, statement: UpdateBase) -> None:
+    """Run a statement as the last of this session's transaction, once however often it is asked for.
+
+    For a row that many transactions change: each then holds its lock for the commit alone, and waits for nobody after.
+    """
+    session.info.setdefault(_LAST, {})[statement] = None
+
+
 def create_engine(settings: Settings, *, application_name: str, pool_size: int, max_overflow: int) -> AsyncEngine:
     """Build an engine whose every connection carries our timeouts, so that no statement can hang for ever."""
     created = create_async_engine(
@@ -69,27 +78,32 @@ def create_engine(settings: Settings, *, application_name: str, pool_size: int, 
         pool_timeout=settings.db_pool_timeout_seconds,
         # Parameters hold e-mail addresses and hashes; an exception's text ends up in a log.
         hide_parameters=True,
-        connect_args={
-            "timeout": 5,
-            # The server enforces statement_timeout; this ends the wait when the server itself is gone.
-            "command_timeout": settings.db_statement_timeout_seconds + 2,
-            "server_settings": {
-                "application_name": application_name,
-                "timezone": "UTC",
-                "statement_timeout": _milliseconds(settings.db_statement_timeout_seconds),
-                "lock_timeout": _milliseconds(settings.db_lock_timeout_seconds),
-                "idle_in_transaction_session_timeout": _milliseconds(settings.db_idle_in_transaction_timeout_seconds),
-                "client_connection_check_interval": "5s",
-                # Compiling a plan costs more than any of our short statements can win back.
-                "jit": "off",
-            },
-        },
+        connect_args=connect_options(settings, application_name),
     )
     event.listen(created.sync_engine, "handle_error", _treat_as_disconnect)
     event.listen(created.sync_engine, "do_connect", _connect)
     _detect_dead_connections(created.sync_engine, ping_after_seconds=settings.db_pool_ping_after_idle_seconds)
     _count_connections(created.sync_engine.pool)
     return created
+
+
+def connect_options(settings: Settings, application_name: str) -> dict[str, Any]:
+    """Return what every connection of ours is opened with, whoever opens it."""
+    return {
+        "timeout": 5,
+        # The server enforces statement_timeout; this ends the wait when the server itself is gone.
+        "command_timeout": settings.db_statement_timeout_seconds + 2,
+        "server_settings": {
+            "application_name": application_name,
+            "timezone": "UTC",
+            "statement_timeout": _milliseconds(settings.db_statement_timeout_seconds),
+            "lock_timeout": _milliseconds(settings.db_lock_timeout_seconds),
+            "idle_in_transaction_session_timeout": _milliseconds(settings.db_idle_in_transaction_timeout_seconds),
+            "client_connection_check_interval": "5s",
+            # Compiling a plan costs more than any of our short statements can win back.
+            "jit": "off",
+        },
+    }
 
 
 async def open_database(settings: Settings, *, application_name: str, pool_size: int, max_overflow: int) -> AsyncEngine:
@@ -114,6 +128,8 @@ async def transaction() -> AsyncIterator[AsyncSession]:
     async with AsyncSessionLocal() as session:
         async with session.begin():
             yield session
+            for statement in session.info.pop(_LAST, ()):
+                await session.execute(statement)
         if rings := session.info.pop(_RINGS, None):
             _bell(list(rings))
 
@@ -237,7 +253,7 @@ def _connect(dialect: Dialect, _: object, arguments: Sequence[Any], options: Map
 def _treat_as_disconnect(context: object) -> None:
     """Drop the pool after a failover: a read-only primary answers, but will never take a write."""
     original = getattr(context, "original_exception", None)
-    if original is not None and sqlstate(original) in _DISCONNECT_SQLSTATES:
+    if original is not None and sqlstate(original) in DISCONNECT_SQLSTATES:
         context.is_disconnect = True  # type: ignore[attr-defined]  # SQLAlchemy's ExceptionContext
 
 

@@ -192,7 +192,7 @@ async def get_current_customer(session: SessionDep, signed_in: SignedIn, custome
     """
     customer = await session.scalar(CustomerSession.owner(signed_in.session_id, customer_id))
     if customer is None or customer.status is CustomerStatus.CLOSED:
-        raise InvalidAccessTokenError("The session of this token has ended; sign in again.")
+        raise InvalidAccessTokenError.ended()
     return customer
 
 

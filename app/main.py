@@ -17,9 +17,10 @@ from fastapi.params import Form
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from app import db, metrics, openapi
+from app import db, metrics, openapi, reads
 from app.config import Settings
 from app.doorbell import Doorbell, create_arq_pool
+from app.edge.finished import FinishedAnswers, FinishedAnswersMiddleware
 from app.edge.load import Load, LoadLimitMiddleware, OverloadedError, watch
 from app.edge.rate_classes import RateClassMiddleware
 from app.edge.request_limits import RequestLimitsMiddleware, UnsupportedMediaTypeError, is_accepted
@@ -29,6 +30,7 @@ from app.garbage import spare_what_is_loaded
 from app.logs import configure_logging, request_id_var
 from app.middleware import RequestContextMiddleware
 from app.routers import ROUTERS
+from app.services.catalogue_version import catalogue_version
 from app.services.external_keys import ExternalKeys
 from app.services.passwords import Passwords
 from app.services.rate_limits import RateLimiter, RequestClasses
@@ -58,6 +60,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.request_classes = RequestClasses(factor=settings.rate_limit_factor)
     app.state.load = Load(settings.max_concurrent_requests)
     app.state.access_tokens = AccessTokens(settings)
+    app.state.finished_answers = FinishedAnswers(
+        max_bytes=settings.catalogue_cache_bytes, read_version=catalogue_version
+    )
     app.state.external_keys = ExternalKeys(settings)
     for error in (AppError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, handle_exception)
@@ -70,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Add what surrounds every request, from the inside out."""
+    app.add_middleware(FinishedAnswersMiddleware)
     app.add_middleware(
         RequestLimitsMiddleware,
         max_bytes=settings.max_body_bytes,
@@ -113,6 +119,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool_size=settings.db_pool_size,
         max_overflow=settings.db_max_overflow,
     )
+    await reads.open_pool(settings, application_name="cashback-api")
     app.state.arq_pool = create_arq_pool(settings.redis_url)
     app.state.rate_limiter = RateLimiter(app.state.arq_pool)
     app.state.sign_in_throttle = SignInThrottle(app.state.rate_limiter)
@@ -135,6 +142,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         db.set_bell(None)
         await doorbell.stop()
         await app.state.arq_pool.aclose()
+        await reads.close_pool()
         await db.close_database()
         metrics.forget_process(os.getpid())
 

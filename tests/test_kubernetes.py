@@ -225,7 +225,7 @@ def test_services_budgets_and_autoscalers_point_at_pods_that_there_are() -> None
 def test_the_stated_connection_budget_is_that_of_the_settings() -> None:
     stated = (FOLDER / "base" / "kustomization.yaml").read_text()
     most = {one["metadata"]["name"]: one["spec"]["maxReplicas"] for one in of_kind("HorizontalPodAutoscaler")}
-    api = int(literals()["DB_POOL_SIZE"]) + int(literals()["DB_MAX_OVERFLOW"])
+    api = sum(int(literals()[f"DB_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW", "READ_POOL_SIZE"))
     worker = 2 * int(literals()["DB_WORKER_POOL_SIZE"])
     web = most["cashback-api"] + most["cashback-webhook-intake"]
     jobs = most["cashback-worker-default"] + most["cashback-worker-sync"]

@@ -4,7 +4,17 @@ from app.models.alerts import Alert, AlertKind
 from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.campaigns import Campaign, CampaignStatus
-from app.models.catalogue import Category, ClawbackPolicy, ExpireAs, Merchant, MerchantStatus, Offer, Rate, RateKind
+from app.models.catalogue import (
+    CatalogueVersion,
+    Category,
+    ClawbackPolicy,
+    ExpireAs,
+    Merchant,
+    MerchantStatus,
+    Offer,
+    Rate,
+    RateKind,
+)
 from app.models.claims import WAITING, Claim, ClaimStatus, EvidenceKind, reference_key
 from app.models.clawbacks import Clawback, ClawbackStatus
 from app.models.clicks import CLOCK_SKEW, Click, ClickOrigin
@@ -80,6 +90,7 @@ __all__ = [
     "Base",
     "Campaign",
     "CampaignStatus",
+    "CatalogueVersion",
     "Category",
     "CauseType",
     "Claim",

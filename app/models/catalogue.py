@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     CheckConstraint,
     Computed,
@@ -223,3 +224,13 @@ class Offer(Base):
     search: Mapped[str] = mapped_column(
         TSVECTOR, Computed("to_tsvector('simple', title || ' ' || coalesce(brand, ''))", persisted=True), deferred=True
     )
+
+
+class CatalogueVersion(Base):
+    """One row: how often what shoppers see of the catalogue has changed (`services/catalogue_version.py`)."""
+
+    __tablename__ = "catalogue_version"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(BigInteger)

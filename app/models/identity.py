@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, Select, UniqueConstraint, func, select
+from sqlalchemy import BindParameter, ForeignKey, Index, Select, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, TextEnum, created_at, one_of, primary_key_uuid
@@ -42,7 +42,7 @@ class CustomerSession(Base):
     ended_at: Mapped[datetime | None]
 
     @classmethod
-    def owner(cls, session_id: UUID, customer_id: UUID) -> Select[Customer]:
+    def owner(cls, session_id: UUID | BindParameter[UUID], customer_id: UUID | BindParameter[UUID]) -> Select[Customer]:
         """Select the customer of a session that has not ended: of whoever comes with an access token."""
         return (
             select(Customer)

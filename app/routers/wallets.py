@@ -7,12 +7,13 @@ from fastapi import APIRouter, Query
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import StreamingResponse
 
-from app.dependencies import CurrentCustomer, PageDep, SessionDep, staff_with
+from app.dependencies import CurrentCustomer, PageDep, SessionDep, SignedIn, SignedInId, staff_with
+from app.edge.finished import JSONBytes
 from app.models import StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.common import Page
 from app.schemas.ledger import StatementFormat
-from app.schemas.wallets import Balance, StatementQuery, WalletEntryRead, WalletRead, WalletStatement
+from app.schemas.wallets import StatementQuery, WalletEntryRead, WalletRead, WalletStatement
 from app.services import wallet_statements, wallets
 from app.services.ledger.statements import choose_period
 
@@ -24,11 +25,10 @@ Reader = Annotated[StaffKey, staff_with(StaffRole.VIEWER, StaffScope.CUSTOMERS_R
 _CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
-@router.get("", summary="Balances in each currency")
-async def get_wallet(session: SessionDep, customer: CurrentCustomer) -> WalletRead:
+@router.get("", summary="Balances in each currency", response_model=WalletRead)
+async def get_wallet(signed_in: SignedIn, customer_id: SignedInId) -> JSONBytes:
     """Pending, available, on its way out, and paid: read from the ledger's own rows, never from a cache."""
-    rows = await wallets.balances(session, customer.id)
-    return WalletRead(balances=[Balance.model_validate(row) for row in rows])
+    return JSONBytes(await wallets.read_wallet(customer_id=customer_id, session_id=signed_in.session_id))
 
 
 @router.get("/entries", summary="Every movement of the balances")

@@ -1,7 +1,7 @@
-"""The statements behind the public catalogue: columns, not entities, and built once for each combination of filters.
+"""The statements behind the public catalogue, built and compiled once for each combination of filters.
 
-Only values change from call to call, so PostgreSQL and SQLAlchemy keep what they prepared, and a raw connection can run
-the very same SQL. The names of the parameters are those of the filters.
+A row is what its list is ordered by, and `item`: the JSON of one answer's item, as its schema says. Only values change
+from call to call, so PostgreSQL keeps what it prepared. The names of the parameters are those of the filters.
 """
 
 from functools import cache
@@ -12,11 +12,12 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Integer,
-    Row,
     Select,
+    SQLColumnExpression,
     Text,
     Uuid,
     bindparam,
+    case,
     cast,
     exists,
     func,
@@ -24,37 +25,61 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    type_coerce,
 )
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import aliased
 
 from app.models import Category, Merchant, MerchantStatus, Offer, Rate
+from app.reads import Read
 from app.schemas.catalogue import OfferSort
+from app.services.json_items import Shape, json_object, json_text, money, optional_money
 from app.services.search import search_query
 
 Statement: TypeAlias = Select[*tuple[Any, ...]]
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 _LIMIT = bindparam("limit", type_=Integer)
+_LISTED = Merchant.status != MerchantStatus.CLOSED
+_SHOWN = (
+    Offer.id,
+    Offer.merchant_id,
+    Offer.title,
+    Offer.description,
+    Offer.brand,
+    Offer.category_id,
+    Offer.url,
+    Offer.image_url,
+    Offer.currency,
+    Offer.price_minor,
+    Offer.price_max_minor,
+    Offer.available,
+)
+
+# What a cursor holds for each sort: the columns that the list is ordered by.
+SORT_KEYS = {
+    OfferSort.NEWEST: ("id",),
+    OfferSort.PRICE_ASC: ("price_minor", "id"),
+    OfferSort.PRICE_DESC: ("price_minor", "id"),
+    OfferSort.RELEVANCE: ("rank", "id"),
+}
 
 
 @cache
-def categories(*, continued: bool) -> Statement:
+def categories(*, continued: bool) -> Read:
     """Select categories by name; `continued` after `after_name`, `after_id`."""
-    merchants = (
-        select(func.count())
-        .where(Merchant.category_id == Category.id, Merchant.status != MerchantStatus.CLOSED)
-        .scalar_subquery()
-    )
+    merchants = select(func.count()).where(Merchant.category_id == Category.id, _LISTED).scalar_subquery()
     statement = (
         select(Category.id, Category.slug, Category.name, merchants.label("merchants"))
         .order_by(Category.name, Category.id)
         .limit(_LIMIT)
     )
-    return statement.where(_after_name(Category)) if continued else statement
+    page = (statement.where(_after_name(Category)) if continued else statement).subquery("page")
+    item = json_text({"slug": page.c.slug, "name": page.c.name, "merchants": page.c.merchants})
+    return Read.of(select(page.c.name, page.c.id, item).order_by(page.c.name, page.c.id))
 
 
 @cache
-def merchants(filters: frozenset[str], *, continued: bool) -> Statement:
+def merchants(filters: frozenset[str], *, continued: bool) -> Read:
     """Select listed merchants by name; `continued` after `after_name`, `after_id`."""
     page = _listed_merchants().order_by(Merchant.name, Merchant.id).limit(_LIMIT)
     if "q" in filters:
@@ -67,49 +92,65 @@ def merchants(filters: frozenset[str], *, continued: bool) -> Statement:
 
 
 @cache
-def merchant_by_id() -> Statement:
+def merchant_by_id() -> Read:
     """Select a listed merchant by the id `wanted`."""
     return _with_rates(_listed_merchants().where(Merchant.id == bindparam("wanted")))
 
 
 @cache
-def merchant_by_slug() -> Statement:
+def merchant_by_slug() -> Read:
     """Select a listed merchant by the slug `wanted`."""
     return _with_rates(_listed_merchants().where(Merchant.slug == bindparam("wanted")))
 
 
 def _listed_merchants() -> Select[Merchant]:
-    return select(Merchant).where(Merchant.status != MerchantStatus.CLOSED)
+    return select(Merchant).where(_LISTED)
 
 
-def _with_rates(page: Select[Merchant]) -> Statement:
+def _with_rates(page: Select[Merchant]) -> Read:
     # Rates are looked up for the page's merchants only, by the same rule that a click goes by: what is shown is what
     # will be promised.
     merchant = aliased(Merchant, page.subquery("page"))
     at = bindparam("at", type_=DateTime(timezone=True))
     rate = aliased(Rate, Rate.in_force(merchant.id, at).lateral("rate"))
-    return (
-        select(
-            merchant.id,
-            merchant.slug,
-            merchant.name,
-            merchant.description,
-            merchant.status,
-            Category.slug.label("category"),
-            merchant.currency,
-            merchant.logo_url,
-            merchant.hold_days,
-            rate.kind,
-            rate.basis_points,
-            rate.fixed_minor,
-            rate.cap_minor,
-            rate.cap_month_minor,
-            rate.tiers,
-        )
+    shown = {
+        "id": merchant.id,
+        "slug": merchant.slug,
+        "name": merchant.name,
+        "description": merchant.description,
+        "status": merchant.status,
+        "category": Category.slug,
+        "currency": merchant.currency,
+        "logo_url": merchant.logo_url,
+        "hold_days": merchant.hold_days,
+        "rate": case((rate.kind.is_not(None), json_object(_rate(rate, merchant.currency)))),
+    }
+    return Read.of(
+        select(merchant.name, merchant.id, json_text(shown))
         .outerjoin(Category, Category.id == merchant.category_id)
         .outerjoin(rate, true())
         .order_by(merchant.name, merchant.id)
     )
+
+
+def _rate(rate: type[Rate], currency: SQLColumnExpression[str]) -> Shape:
+    """The shape of a `RateRead`."""
+    tier = func.jsonb_array_elements(rate.tiers).table_valued("value", with_ordinality="position", name="tier")
+    value = type_coerce(tier.c.value, JSONB)
+    shown = {
+        "minimum_sale": money(value["from_minor"], currency),
+        "basis_points": value["basis_points"],
+        "fixed": case((value.has_key("fixed_minor"), json_object(money(value["fixed_minor"], currency)))),
+    }
+    tiers = select(func.json_agg(aggregate_order_by(json_object(shown), tier.c.position))).scalar_subquery()
+    return {
+        "kind": rate.kind,
+        "basis_points": rate.basis_points,
+        "fixed": optional_money(rate.fixed_minor, currency),
+        "cap": optional_money(rate.cap_minor, currency),
+        "cap_month": optional_money(rate.cap_month_minor, currency),
+        "tiers": func.coalesce(tiers, literal_column("'[]'::json")),
+    }
 
 
 @cache
@@ -129,24 +170,7 @@ def offers(filters: frozenset[str], sort: OfferSort, *, continued: bool, gather:
     walked until the page is full, which is far better for a word in every tenth title and hopeless for one in none;
     PostgreSQL cannot tell the two apart for words that are unfinished.
     """
-    found: Statement = (
-        select(
-            Offer.id,
-            Offer.merchant_id,
-            Offer.title,
-            Offer.description,
-            Offer.brand,
-            Category.slug.label("category"),
-            Offer.url,
-            Offer.image_url,
-            Offer.currency,
-            Offer.price_minor,
-            Offer.price_max_minor,
-            Offer.available,
-        )
-        .outerjoin(Category, Category.id == Offer.category_id)
-        .where(*_conditions(filters))
-    )
+    found: Statement = select(*_SHOWN).where(*_conditions(filters))
     if sort is OfferSort.RELEVANCE:
         # 1: a hit in a short title counts more. A whole number, so that a cursor brings it back exactly.
         rank = cast(func.ts_rank(Offer.search, search_query(), 1) * literal_column("1e9::float8"), BigInteger)
@@ -156,13 +180,46 @@ def offers(filters: frozenset[str], sort: OfferSort, *, continued: bool, gather:
             found = found.order_by(Offer.id.desc()).limit(bindparam("many", type_=Integer))
     if gather or sort is OfferSort.RELEVANCE:
         gathered = found.cte("found").prefix_with("MATERIALIZED")
-        return _in_order(select(gathered), gathered.c, sort, continued=continued)
-    return _in_order(found, Offer, sort, continued=continued)
+        return _as_items(_in_order(select(gathered), gathered.c, sort, continued=continued), sort)
+    return _as_items(_in_order(found, Offer, sort, continued=continued), sort)
+
+
+@cache
+def offers_read(filters: frozenset[str], sort: OfferSort, *, continued: bool) -> Read:
+    """Compile `offers` for lists without words, which are hot."""
+    return Read.of(offers(filters, sort, continued=continued, gather=False))
+
+
+@cache
+def merchant_is_listed() -> Read:
+    """Select a row when the merchant `wanted` is listed."""
+    return Read.of(select(Merchant.id).where(Merchant.id == bindparam("wanted"), _LISTED))
+
+
+def _as_items(statement: Statement, sort: OfferSort) -> Statement:
+    # The JSON is made of the page's rows only: in the statement itself it would be made of all that are sorted.
+    page = statement.subquery("page")
+    shown = {
+        "id": page.c.id,
+        "merchant_id": page.c.merchant_id,
+        "title": page.c.title,
+        "description": page.c.description,
+        "brand": page.c.brand,
+        "category": Category.slug,
+        "url": page.c.url,
+        "image_url": page.c.image_url,
+        "price": money(page.c.price_minor, page.c.currency),
+        "price_max": money(page.c.price_max_minor, page.c.currency),
+        "available": page.c.available,
+    }
+    keys = [page.c[name] for name in SORT_KEYS[sort]]
+    items = select(*keys, json_text(shown)).outerjoin(Category, Category.id == page.c.category_id)
+    return items.order_by(*_order(page.c, sort))
 
 
 def is_listed(merchant_id: int | ColumnElement[int] | Any) -> ColumnElement[bool]:  # noqa: ANN401 - a mapped attribute
     """Whether the merchant is one that the public may see."""
-    return exists().where(Merchant.id == merchant_id, Merchant.status != MerchantStatus.CLOSED)
+    return exists().where(Merchant.id == merchant_id, _LISTED)
 
 
 def _conditions(filters: frozenset[str]) -> list[ColumnElement[bool]]:
@@ -181,25 +238,37 @@ def _conditions(filters: frozenset[str]) -> list[ColumnElement[bool]]:
 
 
 def _in_order(statement: Statement, columns: Any, sort: OfferSort, *, continued: bool) -> Statement:  # noqa: ANN401 - an entity or a CTE's columns
+    statement = statement.order_by(*_order(columns, sort)).limit(_LIMIT)
+    if not continued:
+        return statement
     after_id = bindparam("after_id", type_=Uuid)
     after_number = bindparam("after_number", type_=BigInteger)
     match sort:
         case OfferSort.NEWEST:
-            # The order of UUIDv7s is the order in which we first saw the offers.
-            order, after = [columns.id.desc()], columns.id < after_id
+            return statement.where(columns.id < after_id)
         case OfferSort.RELEVANCE:
-            order = [columns.rank.desc(), columns.id.desc()]
-            after = tuple_(columns.rank, columns.id) < tuple_(after_number, after_id)
+            return statement.where(tuple_(columns.rank, columns.id) < tuple_(after_number, after_id))
         case OfferSort.PRICE_ASC:
-            order = [columns.price_minor, columns.id]
-            after = tuple_(*order) > tuple_(after_number, after_id)
+            return statement.where(tuple_(columns.price_minor, columns.id) > tuple_(after_number, after_id))
         case OfferSort.PRICE_DESC:
-            order = [columns.price_minor.desc(), columns.id.desc()]
-            after = tuple_(columns.price_minor, columns.id) < tuple_(after_number, after_id)
+            return statement.where(tuple_(columns.price_minor, columns.id) < tuple_(after_number, after_id))
         case _:
             assert_never(sort)
-    statement = statement.order_by(*order).limit(_LIMIT)
-    return statement.where(after) if continued else statement
+
+
+def _order(columns: Any, sort: OfferSort) -> list[ColumnElement[Any]]:  # noqa: ANN401 - see _in_order
+    match sort:
+        case OfferSort.NEWEST:
+            # The order of UUIDv7s is the order in which we first saw the offers.
+            return [columns.id.desc()]
+        case OfferSort.RELEVANCE:
+            return [columns.rank.desc(), columns.id.desc()]
+        case OfferSort.PRICE_ASC:
+            return [columns.price_minor, columns.id]
+        case OfferSort.PRICE_DESC:
+            return [columns.price_minor.desc(), columns.id.desc()]
+        case _:
+            assert_never(sort)
 
 
 def _category_id() -> ColumnElement[Any]:

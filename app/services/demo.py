@@ -33,6 +33,7 @@ from app.models import (
     StaffKey,
     StaffRole,
 )
+from app.services.catalogue_version import catalogue_changed
 from app.services.exchange_rates import add_exchange_rate
 from app.services.passwords import Passwords
 from app.services.secrets import seal
@@ -202,6 +203,7 @@ async def _create(session: AsyncSession, settings: Settings, credentials: dict[s
     )
     session.add_all([program, *categories.values()])
     await session.flush()
+    catalogue_changed(session)
     merchants = [
         await _create_merchant(
             session, demo, category=categories[demo.category], source=awin if demo.currency == "EUR" else direct

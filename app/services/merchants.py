@@ -25,6 +25,7 @@ from app.schemas.admin_catalogue import (
 from app.schemas.catalogue import RateRead
 from app.schemas.common import Money
 from app.services.catalogue import MerchantNotFoundError
+from app.services.catalogue_version import catalogue_changed
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
 
 
@@ -124,6 +125,7 @@ async def create_category(session: AsyncSession, *, slug: str, name: str) -> Cat
     category = Category(slug=slug, name=name)
     session.add(category)
     await _flush(session)
+    catalogue_changed(session)
     return category
 
 
@@ -134,6 +136,7 @@ async def create_merchant(session: AsyncSession, *, wanted: MerchantCreate) -> M
     )
     session.add(merchant)
     await _flush(session)
+    catalogue_changed(session)
     return _read(merchant, wanted.category)
 
 
@@ -149,6 +152,7 @@ async def change_merchant(session: AsyncSession, *, merchant_id: int, change: Me
     for name, value in changes.items():
         setattr(merchant, name, value)
     await _flush(session)
+    catalogue_changed(session)
     # `updated_at` was set by the database.
     await session.refresh(merchant)
     return _read(merchant, await session.scalar(select(Category.slug).where(Category.id == merchant.category_id)))
@@ -197,6 +201,7 @@ async def add_rate(session: AsyncSession, *, merchant_id: int, wanted: RateCreat
     )
     session.add(rate)
     await session.flush()
+    catalogue_changed(session)
     return _read_rate(rate, merchant.currency, wanted.category)
 
 

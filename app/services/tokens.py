@@ -12,15 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic, time
+from typing import Self
 from uuid import UUID
 
 import jwt
 import sqlalchemy.exc
+from sqlalchemy import Select, bindparam
 
 from app.config import Settings
 from app.db import transaction
 from app.errors import UnauthorizedError
 from app.ids import new_id
+from app.models import Customer, CustomerSession, CustomerStatus
 from app.services.signing_keys import Key, KeyRing, load_ring
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,11 @@ class InvalidAccessTokenError(UnauthorizedError):
 
     code = "invalid_token"
     title = "Invalid access token"
+
+    @classmethod
+    def ended(cls) -> Self:
+        """Of a session or an account that has ended since."""
+        return cls("The session of this token has ended; sign in again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,15 @@ def verify_access_token(settings: Settings, ring: KeyRing, token: str) -> Access
         raise InvalidAccessTokenError("The access token has expired; use the refresh token.") from None
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
         raise InvalidAccessTokenError("The access token is not valid; sign in again.") from None
+
+
+def signed_in_customer() -> Select[Customer]:
+    """Select who came with a token, by its `session_id` and `customer_id`: nobody once either has ended.
+
+    For hot reads, which find out about the session in their own statement.
+    """
+    owner = CustomerSession.owner(bindparam("session_id"), bindparam("customer_id"))
+    return owner.where(Customer.status != CustomerStatus.CLOSED)
 
 
 class AccessTokens:

@@ -9,7 +9,22 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, not_, or_, select, text, true
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    Text,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import Merchant, Order, OrderReview, OrderStatus
@@ -44,6 +59,24 @@ def waits_for(order: Order, merchant: Merchant, *, is_held: bool, now: datetime)
     if merchant.payable_after_payment or (limit_minor is not None and order.cashback_minor > limit_minor):
         return OrderWait.PAYMENT
     return None if limit_minor is None else OrderWait.EXPOSURE
+
+
+def waits_for_in_sql(now: BindParameter[datetime]) -> ColumnElement[str | None]:
+    """Say the same as `waits_for`, in a statement of orders and their merchants; a test holds the two together."""
+    limit_minor = Merchant.exposure_limit_minor
+    return case(
+        (or_(Order.status != OrderStatus.APPROVED, Order.payable_at.is_(None)), None),
+        (Order.payable_at > now, _word(OrderWait.HOLD)),
+        (OrderReview.blocks(), _word(OrderWait.CONFIRMATION)),
+        (Order.due_minor <= 0, None),
+        (or_(Merchant.payable_after_payment, Order.cashback_minor > limit_minor), _word(OrderWait.PAYMENT)),
+        (limit_minor.is_(None), None),
+        else_=_word(OrderWait.EXPOSURE),
+    )
+
+
+def _word(wait: OrderWait) -> ColumnElement[str]:
+    return literal_column(f"'{wait.value}'", Text)
 
 
 async def due_merchants(session: AsyncSession) -> Sequence[int]:

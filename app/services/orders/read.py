@@ -2,14 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import DateTime, Integer, bindparam, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import NotFoundError
-from app.models import Merchant, Order, OrderChange, OrderReview, OrderStatus
+from app.models import Customer, Merchant, Order, OrderChange, OrderReview, OrderStatus
+from app.reads import Read
+from app.services.json_items import json_text, money, page, utc_text
+from app.services.orders.hold import waits_for_in_sql
 from app.services.pagination import cut_page, decode_cursor, encode_cursor
+from app.services.tokens import InvalidAccessTokenError, signed_in_customer
 
 
 class OrderNotFoundError(NotFoundError):
@@ -24,7 +31,7 @@ class OrderNotFoundError(NotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """An order with its merchant, and its history where one order is shown."""
+    """An order with its merchant and its history."""
 
     order: Order
     merchant: Merchant
@@ -33,34 +40,58 @@ class OrderView:
     changes: Sequence[OrderChange] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class OrderPage:
-    """A page of orders."""
-
-    items: list[OrderView]
-    next_cursor: str | None
-
-
 async def list_orders(
-    session: AsyncSession, *, customer_id: UUID, limit: int, cursor: str | None, status: OrderStatus | None = None
-) -> OrderPage:
-    """List a customer's orders, newest first. Raises InvalidCursorError."""
-    statement = (
-        select(Order, Merchant, OrderReview.blocks())
-        .join(Merchant, Merchant.id == Order.merchant_id)
-        .where(Order.customer_id == customer_id)
-        .order_by(Order.id.desc())
-        .limit(limit + 1)
-    )
-    if status is not None:
-        statement = statement.where(Order.status == status)
+    *, customer_id: UUID, session_id: UUID, limit: int, cursor: str | None, status: OrderStatus | None = None
+) -> bytes:
+    """Return the JSON of a page of `OrderRead`s, newest first: a hot read, which also finds out if the session lasts.
+
+    Raises InvalidCursorError, and InvalidAccessTokenError when the session has ended.
+    """
+    parameters: dict[str, Any] = {"customer_id": customer_id, "session_id": session_id, "limit": limit + 1}
     if cursor is not None:
-        (last_id,) = decode_cursor(cursor, UUID)
-        statement = statement.where(Order.id < last_id)
-    rows, more = cut_page((await session.execute(statement)).all(), limit)
-    return OrderPage(
-        [OrderView(order, merchant, is_held) for order, merchant, is_held in rows],
-        encode_cursor(rows[-1][0].id) if more else None,
+        (parameters["after"],) = decode_cursor(cursor, UUID)
+    if status is not None:
+        parameters["status"] = status.value
+    statement = _orders(filtered=status is not None, continued=cursor is not None)
+    found = await statement.fetch(**parameters, now=datetime.now(UTC))
+    if not found:
+        raise InvalidAccessTokenError.ended()
+    # Without any order there is one row all the same, which tells of the session.
+    rows, more = cut_page([row for row in found if row["id"] is not None], limit)
+    return page(rows, encode_cursor(rows[-1]["id"]) if more else None)
+
+
+@cache
+def _orders(*, filtered: bool, continued: bool) -> Read:
+    shown = {
+        "id": Order.id,
+        "merchant": {"id": Merchant.id, "slug": Merchant.slug, "name": Merchant.name},
+        "order_reference": Order.external_id,
+        "status": Order.status,
+        "sale": money(Order.sale_minor, Order.currency),
+        "cashback": money(Order.cashback_minor, Order.currency),
+        "ordered_at": utc_text(Order.ordered_at),
+        "payable_at": utc_text(Order.payable_at),
+        "waits_for": waits_for_in_sql(bindparam("now", type_=DateTime(timezone=True))),
+    }
+    statement = (
+        select(Order.id, json_text(shown))
+        .join(Merchant, Merchant.id == Order.merchant_id)
+        .where(Order.customer_id == Customer.id)
+        .order_by(Order.id.desc())
+        .limit(bindparam("limit", type_=Integer))
+        .correlate(Customer)
+    )
+    if filtered:
+        statement = statement.where(Order.status == bindparam("status"))
+    if continued:
+        statement = statement.where(Order.id < bindparam("after"))
+    rows = statement.lateral("page")
+    return Read.of(
+        signed_in_customer()
+        .with_only_columns(rows.c.id, rows.c.item)
+        .outerjoin(rows, true())
+        .order_by(rows.c.id.desc())
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import Offer
 from app.money import BASIS_POINTS
+from app.services.catalogue_version import catalogue_changed
 from app.services.sync import apply_statements as statements
 from app.services.sync.definition import FeedDefinition
 from app.services.sync.errors import TooLossyError
@@ -56,6 +57,8 @@ async def apply_staged(
     updated = await run.execute(statements.update_changed())
     created = await run.execute(statements.insert_new())
     await run.execute(statements.clear_staged())
+    if removed or updated or created:
+        catalogue_changed(session)
     return Changes(created=created, updated=updated, unchanged=staged - updated - created, removed=removed)
 
 
