@@ -1,7 +1,7 @@
 """PostgreSQL: the engine of this process, sessions, and the one place where transactions begin and end.
 
 A service flushes and never commits; `transaction()` commits. Work for the job workers is noted on the
-session (`ring_after_commit`) and announced only once the commit has succeeded. Hot reads need no session: `app/reads.py`.
+session (`ring_after_commit`) and announced only once the commit has succeeded. Hot reads go without: `app/reads.py`.
 """
 
 import logging

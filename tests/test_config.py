@@ -234,12 +234,13 @@ def test_connection_budget_counts_every_process_of_the_host(environment: pytest.
         **SECRETS,
         WEB_CONCURRENCY="4",
         DB_POOL_SIZE="10",
+        DB_READ_POOL_SIZE="4",
         DB_MAX_OVERFLOW="5",
         JOB_WORKER_PROCESSES="2",
         DB_WORKER_POOL_SIZE="3",
     )
-    assert settings.connections_per_api_process == 15
-    assert settings.connection_budget == 4 * 15 + 2 * 2 * 3
+    assert settings.connections_per_api_process == 15 + 4
+    assert settings.connection_budget == 4 * 19 + 2 * 2 * 3
 
 
 @pytest.mark.parametrize(

@@ -53,5 +53,5 @@ def test_a_budget_beyond_what_the_server_allows_is_a_clear_warning(service: Serv
     service.environment |= {"WEB_CONCURRENCY": "1", "DB_POOL_SIZE": "500"}
     api = service.start_api()
     (warning,) = [line for line in api.log_lines() if line["message"].startswith("connection budget")]
-    assert (warning["level"], warning["connections_per_api_process"]) == ("WARNING", 510)
+    assert (warning["level"], warning["connections_per_api_process"]) == ("WARNING", 516)
     assert warning["budget"] > warning["available"]

@@ -1,8 +1,8 @@
 """Finished answers of the catalogue: kept as bytes until it changes, and given before any route is looked for.
 
-A route says how long its answer may be kept (`KeptFor`); everything else about ETags and 304 is here. No answer is older
-than CHECK_SECONDS and the check's own time: so often, at most, a process asks PostgreSQL for the catalogue's version.
-Beside that each has an age, since a rate begins and ends by the clock.
+A route says how long its answer may be kept (`KeptFor`); all else, ETags and 304 too, is here. An answer is at most
+CHECK_SECONDS behind what is committed: so often, at most, a process asks PostgreSQL for the catalogue's version. Beside
+that each has an age, since a rate begins and ends by the clock.
 """
 
 import asyncio
@@ -92,6 +92,9 @@ class FinishedAnswers:
                 self._checked_at = asked_at
         return self._version
 
+    def _is_due(self) -> bool:
+        return self._clock() - self._checked_at >= CHECK_SECONDS
+
     async def find(self, key: tuple[str, bytes]) -> _Finished | None:
         """Return an answer that still holds."""
         if key not in self._kept:
@@ -130,7 +133,7 @@ class KeptFor:
 
 
 class FinishedAnswersMiddleware:
-    """Gives kept answers, and keeps those that a route lets it keep. Innermost: whatever is counted outside still is."""
+    """Gives kept answers, and keeps those that a route lets it keep. Innermost: what is counted outside still is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

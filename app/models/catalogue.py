@@ -83,6 +83,8 @@ class Merchant(Base):
         CheckConstraint("expire_days > 0", name="expire_days"),
         UniqueConstraint("source_id", "network_merchant_ref"),
         Index(None, "category_id"),
+        # The public list's order.
+        Index(None, "name", "id"),
         Index("ix_merchants_search", "search", postgresql_using="gin"),
     )
 

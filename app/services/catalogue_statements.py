@@ -136,6 +136,7 @@ def _with_rates(page: Select[Merchant]) -> Read:
 def _rate(rate: type[Rate], currency: SQLColumnExpression[str]) -> Shape:
     """The shape of a `RateRead`."""
     tier = func.jsonb_array_elements(rate.tiers).table_valued("value", with_ordinality="position", name="tier")
+    tier = tier.render_derived()
     value = type_coerce(tier.c.value, JSONB)
     shown = {
         "minimum_sale": money(value["from_minor"], currency),

@@ -1,4 +1,4 @@
-"""A version of the catalogue, by which finished answers are known to be as they were.
+"""A version of the catalogue, by which finished answers are known to be as they were; merchants by name.
 
 Revision ID: 3f6b9a5c1d20
 Revises: 7d3e0a1f92bc
@@ -26,8 +26,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_catalogue_version")),
     )
     op.execute("INSERT INTO catalogue_version (id, version) VALUES (1, 1)")
+    # Merchants are few: made within the time that a writer may wait.
+    op.create_index(op.f("ix_merchants_name_id"), "merchants", ["name", "id"])
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '4s'")
+    op.drop_index(op.f("ix_merchants_name_id"), table_name="merchants")
     op.drop_table("catalogue_version")
