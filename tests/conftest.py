@@ -23,9 +23,11 @@ from app import db
 from app.cli import alembic_config
 from app.config import Environment, Settings
 from app.doorbell import Doorbell, create_arq_pool
+from app.edge.finished import FinishedAnswers
 from app.ids import new_id
 from app.logs import configure_logging
 from app.main import create_app
+from app.services.catalogue_version import catalogue_version
 from app.services.external_keys import ExternalKeys
 from app.services.ledger.verify import violations
 from app.services.passwords import Passwords
@@ -226,6 +228,9 @@ class in_process:  # noqa: N801 - reads as the function it stands for
         # On a busy machine the deadline of production would let counts go astray.
         self.app.state.rate_limiter = RateLimiter(self.pool, deadline_seconds=5)
         self.app.state.request_classes = RequestClasses()
+        self.app.state.finished_answers = FinishedAnswers(
+            max_bytes=self.settings.catalogue_cache_bytes, read_version=catalogue_version
+        )
         self.app.state.sign_in_throttle = SignInThrottle(self.app.state.rate_limiter)
         self.doorbell = Doorbell(self.pool)
         self.doorbell.start()

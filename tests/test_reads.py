@@ -130,7 +130,7 @@ async def test_offers_are_what_their_schema_says(
     category = await make_category(session) if data.draw(st.booleans()) else None
     merchant = await make_merchant(session)
     low = data.draw(st.integers(0, 2**63 - 1))
-    expected = []
+    expected: list[OfferRead] = []
     for _ in range(data.draw(st.integers(1, 3))):
         offer = await make_offer(
             session,

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 from fastapi import Depends, FastAPI
 from starlette.responses import Response
@@ -15,7 +14,7 @@ from app.edge.finished import CHECK_SECONDS, FinishedAnswers, FinishedAnswersMid
 from app.models import StaffRole
 from app.services.catalogue_version import catalogue_changed, catalogue_version
 from tests.factories import make_category, make_merchant, make_offer, staff_headers
-from tests.feed_server import FeedServer, offers
+from tests.feed_server import FeedServer, document, offers
 from tests.sync.world import make_world
 
 
@@ -92,9 +91,7 @@ async def test_an_answer_grows_too_old_even_when_nothing_was_written(shop: Shop,
     assert shop.served == 2
 
 
-async def test_an_answer_is_not_kept_when_something_was_written_meanwhile(
-    shop: Shop, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_is_not_kept_when_something_was_written_meanwhile(shop: Shop, http: httpx.AsyncClient) -> None:
     answers = shop.app.state.finished_answers
     overtaken = shop.answer
 
@@ -181,13 +178,12 @@ async def test_whatever_staff_change_and_each_sync_that_changes_something_raise_
     async with FeedServer() as server:
         world = await make_world(committed_db, committed_client, server)
         await world.set_feed()
-        server.serve(orjson.dumps(offers(3)))
+        server.serve(document(offers(3)))
         before = await catalogue_version()
-        await world.sync()
-        assert await catalogue_version() > before
-        after = await catalogue_version()
-        await world.sync()
-        assert await catalogue_version() == after
+        assert (await world.sync())["created"] == 3
+        assert await catalogue_version() == before + 1
+        assert (await world.sync())["unchanged"] == 3
+        assert await catalogue_version() == before + 1
 
 
 async def test_many_may_change_the_catalogue_at_once(committed_db: Any) -> None:
@@ -205,11 +201,12 @@ async def test_many_may_change_the_catalogue_at_once(committed_db: Any) -> None:
 
 
 async def test_a_kept_list_shows_what_was_written_and_is_counted_as_its_route(
-    committed_client: httpx.AsyncClient, application: FastAPI, monkeypatch: pytest.MonkeyPatch
+    committed_client: httpx.AsyncClient, application: FastAPI
 ) -> None:
     now = 0.0
-    answers = FinishedAnswers(max_bytes=100_000, read_version=catalogue_version, clock=lambda: now)
-    monkeypatch.setattr(application.state, "finished_answers", answers)
+    application.state.finished_answers = FinishedAnswers(
+        max_bytes=100_000, read_version=catalogue_version, clock=lambda: now
+    )
     async with db.transaction() as session:
         merchant = await make_merchant(session)
     path = f"/v1/merchants/{merchant.id}/offers"
