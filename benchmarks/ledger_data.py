@@ -4,6 +4,8 @@ Rows come in the order of time, as in production: an order's second transfer fol
 the first ones of other orders, and a customer's postings are spread over the whole table.
 """
 
+from collections.abc import Mapping
+
 import asyncpg
 
 from app.config import Settings
@@ -17,7 +19,7 @@ HOLD_DAYS = 30
 _POSTINGS_PER_ORDER = 6.3
 _ORDERS_PER_CUSTOMER = 8
 
-_STATEMENTS = (
+_WORLD = (
     """
     CREATE TEMP TABLE bench_customers AS
     SELECT n, uuidv7(make_interval(days => -100) + n * interval '1 millisecond') AS id, uuidv7() AS click_id
@@ -54,6 +56,10 @@ _STATEMENTS = (
            commission, cashback, 'PKR', 50000, commission, '{}', at, at, 3
     FROM bench_orders ORDER BY n
     """,
+)
+# Payouts, transfers, postings and wallets of what is in the temporary bench_customers (id, n, and click_id, which names
+# the payout method too) and bench_orders (id, at, customer_id, merchant_id, status, cashback, commission).
+LEDGER = (
     # Each line: step, account, whose, sign, and which amount.
     """
     CREATE TEMP TABLE bench_lines (step text, account text, whose text, sign int, amount text);
@@ -149,7 +155,6 @@ async def load_ledger(settings: Settings, *, postings: int) -> int:
             await make_merchant(session, source_id=first.source_id)
     orders = max(100, round(postings / _POSTINGS_PER_ORDER))
     values = {
-        # The longer name first: one begins with the other.
         "$merchants": MERCHANTS,
         "$merchant": first.id,
         "$source": first.source_id,
@@ -162,16 +167,20 @@ async def load_ledger(settings: Settings, *, postings: int) -> int:
     try:
         await connection.execute("SET session_replication_role = replica; SET work_mem = '256MB'; SET jit = off")
         async with connection.transaction():
-            for template in _STATEMENTS:
-                statement = template
-                for name, value in values.items():
-                    statement = statement.replace(name, str(value))
-                await connection.execute(statement, timeout=3600)
+            for statement in (*_WORLD, *LEDGER):
+                await connection.execute(fill(statement, values), timeout=3600)
         await connection.execute("VACUUM ANALYZE", timeout=3600)
         count: int = await connection.fetchval("SELECT count(*) FROM postings")
     finally:
         await connection.close()
     return count
+
+
+def fill(statement: str, values: Mapping[str, object]) -> str:
+    """Put values in place of their names; of names that begin alike the longer one comes first."""
+    for name, value in values.items():
+        statement = statement.replace(name, str(value))
+    return statement
 
 
 def superuser_url(settings: Settings) -> str:
