@@ -3,7 +3,7 @@
 Each size is a database of its own on one PostgreSQL, with an API process of its own; one client asks one thing at a
 time, of customers, merchants and words that differ from call to call. A size is a scale of `scale_data`, or with a
 colon a scale and one for the offers alone.
-Usage: python -m benchmarks.scale [--scales 0.01 0.1 0.01:1] [--rounds 3] [--calls 60]
+Usage: python -m benchmarks.scale [--scales 0.01 0.1 0.01:1] [--rounds 3] [--calls 100]
 """
 
 import argparse
@@ -36,7 +36,7 @@ from app.services.ledger.verify_slices import verify
 from benchmarks.harness import write_result
 from benchmarks.offers import cpu_seconds, postgres_processes
 from benchmarks.scale_data import Loaded, Sizes, load_business, measure_tables, show_tables
-from benchmarks.scale_jobs import JOBS
+from benchmarks.scale_jobs import JOBS, Run
 from benchmarks.webhook_load import sale
 from tests.conftest import make_settings
 from tests.factories import customer_headers, staff_headers
@@ -76,7 +76,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Microseconds of CPU of our process and of PostgreSQL for one call, and the median of milliseconds it took."""
+    """Microseconds of CPU of our process and of PostgreSQL for one piece, and the milliseconds it took."""
 
     own_us: float
     postgres_us: float
@@ -136,18 +136,28 @@ CALLS: dict[str, Callable[[Site, int], httpx.Request]] = {
 _FEW = {"report, all, 30 days": 5}
 
 
-async def measured(own: Callable[[], float], work: Callable[[], Awaitable[list[float]]], *, count: int = 0) -> Cost:
-    """Do some work, which returns the seconds of each call (or of `count` pieces together), and see what it cost."""
-    before, postgres = own(), cpu_seconds(postgres_processes())
-    taken = await work()
-    pieces = count or len(taken)
-    cpu, postgres = own() - before, cpu_seconds(postgres_processes()) - postgres
-    p50_ms = (statistics.median(taken) if not count else sum(taken) / count) * 1e3
-    return Cost(cpu / pieces * 1e6, postgres / pieces * 1e6, p50_ms)
+async def measured(own: list[psutil.Process], work: Awaitable[tuple[int, float]]) -> Cost:
+    """Do some work, which returns how many pieces it was and the seconds of one, and see what a piece cost."""
+    before, postgres = cpu_time(own), cpu_time(postgres_processes())
+    pieces, seconds = await work
+    cpu, postgres = cpu_time(own) - before, cpu_time(postgres_processes()) - postgres
+    return Cost(cpu / pieces * 1e6, postgres / pieces * 1e6, seconds * 1e3)
 
 
-async def ask(site: Site, make: Callable[[Site, int], httpx.Request], *, calls: int) -> list[float]:
-    """Send so many requests one after the other; returns the seconds of each. Raises unless all are answered well."""
+def cpu_time(processes: list[psutil.Process]) -> float:
+    """CPU seconds of processes so far: to the nanosecond where Linux tells, else to its ticks of 10 ms."""
+    total = 0.0
+    for process in processes:
+        try:
+            threads = list(Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
+            total += sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+        except OSError:
+            total += cpu_seconds([process])
+    return total
+
+
+async def ask(site: Site, make: Callable[[Site, int], httpx.Request], *, calls: int) -> tuple[int, float]:
+    """Send so many requests one after the other; returns how many, and the median of seconds. Raises for a failure."""
     taken = []
     for _ in range(calls):
         site.asked += 1
@@ -156,22 +166,19 @@ async def ask(site: Site, make: Callable[[Site, int], httpx.Request], *, calls: 
         answer = await site.client.send(request)
         taken.append(time.perf_counter() - started)
         answer.raise_for_status()
-    return taken
+    return calls, statistics.median(taken)
 
 
 async def measure_calls(sites: list[Site], *, rounds: int, calls: int) -> None:
     """Measure each call at each size, the sizes in turn."""
     for name, make in CALLS.items():
-        for number in range(rounds + 1):
+        count = min(calls, _FEW.get(name, calls))
+        for site in sites:  # plans and caches
+            await ask(site, make, calls=2 + count // 5)
+        for number in range(rounds):
             for site in sites if number % 2 else sites[::-1]:
-                count = _FEW.get(name, calls)
-                cost = await measured(
-                    lambda site=site: cpu_seconds([site.api]),  # type: ignore[misc]
-                    lambda site=site, count=count: ask(site, make, calls=count if number else 2 + count // 5),  # type: ignore[misc]
-                )
-                # The first round is for plans and caches.
-                if number:
-                    site.costs.setdefault(name, []).append(cost)
+                cost = await measured([site.api], ask(site, make, calls=count))
+                site.costs.setdefault(name, []).append(cost)
         _show_row(name, sites)
 
 
@@ -182,22 +189,19 @@ async def measure_jobs(sites: list[Site], *, rounds: int) -> None:
             for site in sites if number % 2 else sites[::-1]:
                 await db.open_database(site.settings, application_name="bench", pool_size=4, max_overflow=0)
                 try:
-                    run = await job(site.settings, site.loaded)
-                    started = time.perf_counter()
-
-                    async def once(run: Callable[[], Awaitable[int]] = run, started: float = started) -> list[float]:
-                        pieces.append(await run())
-                        return [time.perf_counter() - started]
-
-                    pieces: list[int] = []
-                    cost = await measured(time.process_time, once)
-                    if not pieces[0]:
-                        raise RuntimeError(f"{name} found nothing to do at {site.name}")
-                    each = Cost(cost.own_us / pieces[0], cost.postgres_us / pieces[0], cost.p50_ms / pieces[0])
-                    site.costs.setdefault(name, []).append(each)
+                    cost = await measured([psutil.Process()], work(await job(site.settings, site.loaded)))
                 finally:
                     await db.close_database()
+                site.costs.setdefault(name, []).append(cost)
         _show_row(name, sites)
+
+
+async def work(run: Run) -> tuple[int, float]:
+    """Run a job; returns how many pieces it did, and the seconds of one. Raises when it found nothing to do."""
+    started = time.perf_counter()
+    if not (pieces := await run()):
+        raise RuntimeError("a job found nothing to do")
+    return pieces, (time.perf_counter() - started) / pieces
 
 
 def summary(costs: list[Cost]) -> dict[str, float]:
@@ -326,7 +330,7 @@ def main() -> None:
     default = os.environ.get("SCALE", "0.01").split()
     parser.add_argument("--scales", nargs="+", default=default, help="sizes, the first is what others are beside")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=60, help="calls of each kind a round")
+    parser.add_argument("--calls", type=int, default=100, help="calls of each kind a round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cashback-scale-") as folder:
         result = asyncio.run(measure(Path(folder), arguments))
