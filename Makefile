@@ -9,7 +9,7 @@ LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-faults test-money check fmt lock bench clean venv
+.PHONY: help run demo test test-faults test-money test-schema check fmt lock bench clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ test-faults: venv ## Run only the tests that stop, freeze or kill servers and pr
 
 test-money: venv ## Try 10,000 random lives of money against every invariant (hours; MONEY_MACHINE_EXAMPLES=... for fewer)
 	@MONEY_MACHINE_EXAMPLES=$${MONEY_MACHINE_EXAMPLES:-10000} $(PY) -m pytest -n 0 tests/money/test_machine.py $(ARGS)
+
+test-schema: venv ## Try the API against its OpenAPI document for long (SCHEMA_EXAMPLES=30 SCHEMA_PHASES=... SCHEMA_SEED=1)
+	@SCHEMA_EXAMPLES=$${SCHEMA_EXAMPLES:-30} $(PY) -m pytest -n 0 -s tests/schema $(ARGS)
 
 check: venv ## Check format, lint, types, layers, migrations, secrets and dependencies, as CI does (AUDIT=required)
 	$(PY) -m ruff format --check .

@@ -86,7 +86,7 @@ PROPOSED: dict[int | str, dict[str, Any]] = {
 # What any route may answer, added to every one of them.
 COMMON_PROBLEMS = problems(414, 422, 429, 431, 500, 503)
 # And what any that takes a body may answer besides.
-_BODY_PROBLEMS = problems(408, 413, 415)
+_BODY_PROBLEMS = problems(400, 408, 413, 415)
 
 
 def operation_id(route: APIRoute) -> str:

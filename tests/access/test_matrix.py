@@ -48,8 +48,9 @@ async def world(shared_engine: AsyncEngine, application: FastAPI, settings: Sett
             client = await stack.enter_async_context(in_process(application, settings))
             application.state.request_classes = RequestClasses(factor=0)
             async with db.AsyncSessionLocal() as session:
-                made = await make_world(session, connection, settings, client)
+                made = await make_world(session, settings)
                 await session.commit()
+            made.connection, made.client = connection, client
             yield made
         finally:
             db.AsyncSessionLocal.configure(bind=None, join_transaction_mode="conditional_savepoint")

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -119,7 +119,7 @@ def _rows(
             reference="B-1",
             currency="PKR",
             payout_count=1,
-            total_minor=1,
+            total_minor=4_500,
             csv_encrypted=b"",
             pain001_missing="no IBAN",
             created_by_id=member_id,
@@ -144,8 +144,6 @@ def _rows(
 class World:
     """The application, what exists in it, and who can call it."""
 
-    connection: AsyncConnection
-    client: httpx.AsyncClient
     # Values of path parameters; `by_path` has those of paths where the name means something else.
     names: dict[str, str]
     by_path: dict[str, dict[str, str]]
@@ -153,6 +151,9 @@ class World:
     marks: dict[str, set[str]]
     credentials: dict[Caller, dict[str, str]]
     by_scope: dict[tuple[Caller, str], dict[str, str]]
+    # Given by whoever calls.
+    connection: AsyncConnection = field(init=False, repr=False)
+    client: httpx.AsyncClient = field(init=False, repr=False)
 
     def url(self, operation: Operation) -> str:
         """The path of an operation with names of what exists."""
@@ -180,9 +181,7 @@ class World:
             await savepoint.rollback()
 
 
-async def make_world(
-    session: AsyncSession, connection: AsyncConnection, settings: Settings, client: httpx.AsyncClient
-) -> World:
+async def make_world(session: AsyncSession, settings: Settings) -> World:
     """Create it, inside the session's transaction."""
     person = await make_person(session, settings)
     customer, order, merchant_id = person.customer, person.order, person.order.merchant_id
@@ -199,10 +198,11 @@ async def make_world(
     )
     proposer, _ = await staff.create_key(session, name="proposer", role=StaffRole.OPERATOR)
     await add_export(session, customer)
-    paid = (await session.scalars(select(Payout.id).where(Payout.customer_id == customer.id))).one()
-    rows = _rows(merchant_id, source_id, polled.id, admin.id, proposer.id, paid)
+    paid = (await session.scalars(select(Payout).where(Payout.customer_id == customer.id))).one()
+    rows = _rows(merchant_id, source_id, polled.id, admin.id, proposer.id, paid.id)
     session.add_all(rows.values())
     await session.flush()
+    paid.batch_id = rows["batch"].id
     endpoint = (await session.scalars(select(NotificationEndpoint))).one()
     endpoint.secrets_encrypted = seal(settings, ["whsec_" + "c2VjcmV0" * 4])
 
@@ -212,7 +212,7 @@ async def make_world(
     of_customer = {
         "session_id": str(customer.id),
         "method_id": await one(PayoutMethod.id, PayoutMethod.customer_id == customer.id),
-        "payout_id": str(paid),
+        "payout_id": str(paid.id),
         "claim_id": await one(Claim.id, Claim.customer_id == customer.id),
         "order_id": str(order.id),
     }
@@ -269,4 +269,4 @@ async def make_world(
         },
         "merchant": {*of_merchant.values(), order.external_id},
     }
-    return World(connection, client, names, by_path, marks, credentials, await _scoped(session))
+    return World(names, by_path, marks, credentials, await _scoped(session))
