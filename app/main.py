@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import db, metrics, openapi, reads
-from app.config import Settings
+from app.config import Environment, Settings
 from app.doorbell import Doorbell, create_arq_pool
 from app.edge.finished import FinishedAnswers, FinishedAnswersMiddleware
 from app.edge.load import Load, LoadLimitMiddleware, OverloadedError, watch
@@ -113,6 +113,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    if settings.environment is Environment.PRODUCTION and not settings.four_eyes_limits:
+        logger.warning("one member of staff may move any amount alone: set FOUR_EYES_LIMITS")
     await db.open_database(
         settings,
         application_name="cashback-api",

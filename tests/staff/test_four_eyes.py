@@ -11,9 +11,11 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.config import Settings
+from app import db
+from app.config import Environment, Settings
 from app.db import transaction
 from app.ids import new_id
+from app.main import create_app
 from app.models import (
     OrderReport,
     OrderStatus,
@@ -33,6 +35,7 @@ from app.workers.housekeeping import forget_expired
 from tests.claims.world import ClaimWorld, by_hand, make_claim_world, pkr
 from tests.conftest import in_process
 from tests.factories import make_payout, staff_headers
+from tests.logs import captured_logs, lines_of
 from tests.payouts import world as payouts
 from tests.settlements.desk import Desk
 from tests.webhooks.world import make_world
@@ -313,3 +316,23 @@ async def test_writing_off_much_and_undoing_it_waits_for_another_person(
         assert (undone.status_code, undone.json()["amount"]) == (202, pkr(5_000))
         assert (await confirm(client, undone.json(), second)).status_code == 200
         assert await desk.due("A-1") == 5_000
+
+
+# --- Without limits
+
+
+@pytest.mark.parametrize(
+    ("environment", "limits", "warned"),
+    [(Environment.PRODUCTION, {}, 1), (Environment.PRODUCTION, {"PKR": LIMIT}, 0), (Environment.DEVELOPMENT, {}, 0)],
+)
+async def test_production_without_limits_is_warned_of_at_start(
+    settings: Settings, environment: Environment, limits: dict[str, int], warned: int
+) -> None:
+    own = settings.model_copy(update={"environment": environment, "four_eyes_limits": limits})
+    app = create_app(own)
+    with captured_logs() as output:
+        async with app.router.lifespan_context(app):
+            pass
+    db.AsyncSessionLocal.configure(bind=None)
+    lines = [line for line in lines_of(output) if "FOUR_EYES_LIMITS" in line["message"]]
+    assert [line["level"] for line in lines] == ["WARNING"] * warned
