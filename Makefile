@@ -60,7 +60,7 @@ bench: venv ## Measure this machine against baselines in the same run (ONLY="fee
 
 clean: ## Remove .venv, caches and the development data in .data
 	@if [ -e .data/dev.json ]; then echo "Stop 'make run' first (was it killed? then remove .data/dev.json)." >&2; exit 1; fi
-	rm -rf .venv .data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
+	rm -rf .venv .data .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache dist
 	find app tests migrations benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Made again when the lock's content or the clone's place changes, or its Python is gone.

@@ -71,6 +71,7 @@ def _config(world: World, phases: set[str], examples: int, seed: int) -> Schemat
     return SchemathesisConfig.from_dict(
         {
             "seed": seed,
+            "cache": {"enabled": False},
             "continue-on-failure": True,
             "auth": {
                 "openapi": {
