@@ -10,6 +10,7 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -21,6 +22,23 @@ from app.refusals import known_password, refused_doors, refused_secrets
 DEVELOPMENT_SECRET_KEY = "development-only-secret-key-0123456789abcdef"  # noqa: S105 - refused outside development
 # A Fernet key is 32 bytes in URL-safe base64; this one only ever protects demo data.
 DEVELOPMENT_ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1lbmNyeXB0aW9uLWtleSE="
+
+
+def sqlalchemy_url(url: str) -> str:
+    """Return a URL as SQLAlchemy and asyncpg take it: `postgresql://user:password@a:5432,b:5432/database` too.
+
+    Of several hosts the one that takes writes is wanted, unless `target_session_attrs` says something else.
+    """
+    rest = url.partition("://")[2]
+    authority, slash, tail = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    if "," not in hosts:
+        return f"postgresql+asyncpg://{rest}"
+    database, _, query = tail.partition("?")
+    wanted = [f"host={host if ':' in host else f'{host}:5432'}" for host in hosts.split(",")]
+    if "target_session_attrs=" not in query:
+        wanted.append("target_session_attrs=primary")
+    return f"postgresql+asyncpg://{credentials}{at}{slash}{database}?{'&'.join([*wanted, *filter(None, [query])])}"
 
 
 class Environment(StrEnum):
@@ -63,8 +81,23 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
 
     # Servers
-    database_url: str = Field(description="PostgreSQL 15 or newer, as `postgresql://user:password@host:port/database`.")
-    redis_url: str = Field(description="Redis 6.2 or newer, as `redis://:password@host:port/0`.")
+    database_url: str = Field(
+        description="PostgreSQL 15 or newer, as `postgresql://user:password@host:port/database`; several hosts, comma"
+        " separated, are a primary and its standbys."
+    )
+    database_replica_url: str | None = Field(
+        None, description="A read replica of it, for the catalogue and the report; the primary where it is away."
+    )
+    database_replica_max_lag_seconds: float = Field(
+        5.0, gt=0, description="A replica that is further behind is not read."
+    )
+    redis_url: str = Field(
+        description="Redis 6.2 or newer, as `redis://:password@host:port/0`, or by its Sentinels, as"
+        " `redis+sentinel://:password@host:port,host:port/name/0`."
+    )
+    startup_wait_seconds: float = Field(
+        60.0, ge=0, description="How long a worker waits at its start for PostgreSQL and for its schema, then exits."
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
     web_concurrency: int = Field(1, ge=1, le=256, description="API processes (uvicorn workers) on this host.")
@@ -91,6 +124,10 @@ class Settings(BaseSettings):
         30.0, gt=0, description="The server ends an idle transaction."
     )
     db_worker_pool_size: int = Field(5, ge=1, description="Connections kept open per job worker process.")
+    db_transaction_pooling: bool = Field(
+        False,  # noqa: FBT003 - pydantic's own signature
+        description="The URLs lead to a pooler in transaction mode: no prepared statements, no settings by connection.",
+    )
 
     # Secrets
     secret_key: SecretStr = Field(
@@ -260,9 +297,11 @@ class Settings(BaseSettings):
             limits[currency] = int(amount)
         return limits
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_replica_url")
     @classmethod
-    def _database_scheme(cls, value: str) -> str:
+    def _database_scheme(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         scheme, separator, rest = value.partition("://")
         if not separator or scheme.split("+")[0] not in {"postgres", "postgresql"}:
             raise ValueError("must look like postgresql://user:password@host:port/database")
@@ -287,11 +326,17 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: str) -> str:
-        if not value.startswith(("redis://", "rediss://", "unix://")):
+        if value.startswith("redis+sentinel://"):
+            parts = urlsplit(value)
+            name, _, number = parts.path.removeprefix("/").partition("/")
+            if not name or not (number or "0").isdecimal() or not parts.netloc.rpartition("@")[2]:
+                raise ValueError("must look like redis+sentinel://:password@host:port,host:port/name/0")
+        elif not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must look like redis://:password@host:port/0")
         return value
 
     @field_validator(
+        "database_replica_url",
         "public_url",
         "click_keep_months",
         "webhook_raw_keep_months",
@@ -382,8 +427,8 @@ class Settings(BaseSettings):
         ]
         refused += [
             f"{name.upper()} has a password that everybody tries first; set another on the server"
-            for name in ("database_url", "redis_url")
-            if known_password(getattr(self, name))
+            for name in ("database_url", "database_replica_url", "redis_url")
+            if known_password(getattr(self, name) or "")
         ]
         if refused:
             raise ValueError("; ".join(refused) + " (ENVIRONMENT=development takes them)")
@@ -434,8 +479,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def sqlalchemy_url(self) -> str:
-        """The database URL with the driver that SQLAlchemy shall use."""
-        return self.database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        """The database URL as SQLAlchemy and its driver take it."""
+        return sqlalchemy_url(self.database_url)
 
     @property
     def connections_per_api_process(self) -> int:

@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from app import metrics
 from app.config import Settings
+from app.ids import new_id
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ DISCONNECT_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
 _RETRYABLE_SQLSTATES = ("08", "40001", "40P01", "53", "55P03", "57", "25006")
 _RINGS = "rings"
 _LAST = "last"
+_CONNECT_SECONDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ def _no_bell(rings: Sequence[Ring]) -> None:
 
 
 _bell: Callable[[Sequence[Ring]], None] = _no_bell
+_in_use: set[ConnectionPoolEntry] = set()
+_is_silent = False
 
 
 def set_bell(bell: Callable[[Sequence[Ring]], None] | None) -> None:
@@ -68,17 +72,19 @@ def before_commit(session: AsyncSession, statement: UpdateBase) -> None:
     session.info.setdefault(_LAST, {})[statement] = None
 
 
-def create_engine(settings: Settings, *, application_name: str, pool_size: int, max_overflow: int) -> AsyncEngine:
+def create_engine(
+    settings: Settings, *, application_name: str, pool_size: int, max_overflow: int, url: str | None = None
+) -> AsyncEngine:
     """Build an engine whose every connection carries our timeouts, so that no statement can hang for ever."""
     created = create_async_engine(
-        settings.sqlalchemy_url,
+        url or settings.sqlalchemy_url,
         pool_size=pool_size,
         max_overflow=max_overflow,
         pool_recycle=settings.db_pool_recycle_seconds,
         pool_timeout=settings.db_pool_timeout_seconds,
         # Parameters hold e-mail addresses and hashes; an exception's text ends up in a log.
         hide_parameters=True,
-        connect_args=connect_options(settings, application_name),
+        connect_args=connect_options(settings, application_name) | _statement_options(settings),
     )
     event.listen(created.sync_engine, "handle_error", _treat_as_disconnect)
     event.listen(created.sync_engine, "do_connect", _connect)
@@ -89,27 +95,40 @@ def create_engine(settings: Settings, *, application_name: str, pool_size: int, 
 
 def connect_options(settings: Settings, application_name: str) -> dict[str, Any]:
     """Return what every connection of ours is opened with, whoever opens it."""
-    return {
-        "timeout": 5,
+    options: dict[str, Any] = {
+        "timeout": _CONNECT_SECONDS,
         # The server enforces statement_timeout; this ends the wait when the server itself is gone.
         "command_timeout": settings.db_statement_timeout_seconds + 2,
-        "server_settings": {
-            "application_name": application_name,
-            "timezone": "UTC",
-            "statement_timeout": _milliseconds(settings.db_statement_timeout_seconds),
-            "lock_timeout": _milliseconds(settings.db_lock_timeout_seconds),
-            "idle_in_transaction_session_timeout": _milliseconds(settings.db_idle_in_transaction_timeout_seconds),
-            "client_connection_check_interval": "5s",
-            # Compiling a plan costs more than any of our short statements can win back.
-            "jit": "off",
-        },
+        "server_settings": {"application_name": application_name, "timezone": "UTC"},
     }
+    if settings.db_transaction_pooling:
+        # Behind a pooler the next statement may meet another server process; what belongs to one, such as the settings
+        # below, is the role's to have: docs/reliability.md.
+        return options | {"statement_cache_size": 0}
+    options["server_settings"] |= {
+        "statement_timeout": _milliseconds(settings.db_statement_timeout_seconds),
+        "lock_timeout": _milliseconds(settings.db_lock_timeout_seconds),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.db_idle_in_transaction_timeout_seconds),
+        "client_connection_check_interval": "5s",
+        # Compiling a plan costs more than any of our short statements can win back.
+        "jit": "off",
+    }
+    return options
+
+
+def _statement_options(settings: Settings) -> dict[str, Any]:
+    """Return what SQLAlchemy, beside the driver, must know of prepared statements."""
+    if not settings.db_transaction_pooling:
+        return {}
+    # Names that no other client of the same server process has.
+    return {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: f"cashback_{new_id().hex}"}
 
 
 async def open_database(settings: Settings, *, application_name: str, pool_size: int, max_overflow: int) -> AsyncEngine:
     """Build this process's engine and bind the session factory to it."""
     global engine  # noqa: PLW0603 - one engine a process, built by its lifespan
     engine = create_engine(settings, application_name=application_name, pool_size=pool_size, max_overflow=max_overflow)
+    _heed_silence(engine.sync_engine)
     AsyncSessionLocal.configure(bind=engine)
     return engine
 
@@ -120,6 +139,20 @@ async def close_database() -> None:
     if engine is not None:
         await engine.dispose()
         engine = None
+
+
+def note_silence(*, is_silent: bool) -> None:
+    """Say that this process's server has stopped answering, or answers again.
+
+    While it does not, nobody gets a connection, and whoever waits for an answer is told that there is none: a frozen
+    server would hold each request until the end of its statement's time.
+    """
+    global _is_silent  # noqa: PLW0603 - one server a process
+    _is_silent = is_silent
+    if is_silent:
+        for record in list(_in_use):
+            if record.driver_connection is not None:
+                record.driver_connection.terminate()
 
 
 @asynccontextmanager
@@ -247,6 +280,10 @@ def _connect(dialect: Dialect, _: object, arguments: Sequence[Any], options: Map
     try:
         return dialect.connect(*arguments, **options)
     except OSError as error:
+        if isinstance(error, TimeoutError) and isinstance(options.get("host"), list):
+            # The time is for all hosts together, and the first has used it up: the others have their turn first now.
+            for one in (options["host"], options["port"]):
+                one.append(one.pop(0))
         raise ConnectionError("PostgreSQL cannot be reached") from error
 
 
@@ -292,3 +329,22 @@ def _count_connections(pool: Pool) -> None:
 
     event.listen(pool, "checkout", checked_out)
     event.listen(pool, "checkin", checked_in)
+
+
+def _heed_silence(engine: Engine) -> None:
+    """Give no connection to a server that does not answer, and know whom to tell when it stops (`note_silence`)."""
+
+    def refuse(*_: object) -> None:
+        if _is_silent:
+            raise TimeoutError("PostgreSQL does not answer")
+
+    def checked_out(_: object, record: ConnectionPoolEntry, __: object) -> None:
+        refuse()
+        _in_use.add(record)
+
+    def checked_in(_: object, record: ConnectionPoolEntry) -> None:
+        _in_use.discard(record)
+
+    event.listen(engine, "do_connect", refuse, insert=True)
+    event.listen(engine.pool, "checkout", checked_out, insert=True)
+    event.listen(engine.pool, "checkin", checked_in)

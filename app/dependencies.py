@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.db import get_db, transaction
+from app.db_watch import reading
 from app.edge.rate_classes import SAFE_METHODS
 from app.errors import ForbiddenError, UnauthorizedError
 from app.middleware import ANSWER_HEADERS
@@ -97,6 +98,16 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 # "function" scope: the transaction is committed before the answer is sent. With FastAPI's default the client
 # would see 200 first, and still see it if the commit then failed.
 SessionDep = Annotated[AsyncSession, Depends(get_db, scope="function")]
+
+
+async def get_reading(session: SessionDep) -> AsyncIterator[AsyncSession]:
+    """Provide a session on the replica while that is fit to be read, else the request's own."""
+    async with reading(session) as chosen:
+        yield chosen
+
+
+# For what may be some seconds old, and is nobody's own.
+ReadSessionDep = Annotated[AsyncSession, Depends(get_reading, scope="function")]
 ArqPoolDep = Annotated[ArqRedis, Depends(get_arq_pool)]
 PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
 ExternalKeysDep = Annotated[ExternalKeys, Depends(get_external_keys)]

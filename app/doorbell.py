@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
-from arq.connections import ArqRedis, RedisSettings
+from arq.connections import ArqRedis
 from redis.asyncio import ConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from app import metrics
@@ -28,6 +30,8 @@ SYNC_QUEUE = "cashback:sync"
 _QUEUES = {"sync_merchant": SYNC_QUEUE, "poll_source": SYNC_QUEUE}
 
 _ENQUEUE_TIMEOUT_SECONDS = 0.5
+_SENTINEL_PORT = 26_379
+_SENTINEL_SECONDS = 0.2
 # Equal rings within such a slot of time are one job, whichever process rings: 500 webhooks a second are 20 drain jobs.
 # A job's id names its slot and it starts when the slot is over: so it sees what every ring of its slot spoke of, and a
 # ring that comes while it runs is a job of its own.
@@ -45,14 +49,36 @@ def deserialize(data: bytes) -> dict[str, Any]:
     return job
 
 
-def redis_settings(url: str) -> RedisSettings:
-    """Return ARQ's settings for a Redis URL."""
-    return RedisSettings.from_dsn(url)
+def create_redis_pool(url: str, **options: Any) -> ConnectionPool:  # noqa: ANN401 - the Redis client's own
+    """Return a pool of connections to a Redis, or to whichever one the Sentinels call the master by then."""
+    if not url.startswith("redis+sentinel://"):
+        return ConnectionPool.from_url(url, **options)
+    parts = urlsplit(url)
+    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    name, _, number = parts.path.removeprefix("/").partition("/")
+    password = unquote(parts.password) if parts.password else None
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]  # the client types it not
+        [(host or port, int(port) if host else _SENTINEL_PORT) for host, _, port in hosts],
+        sentinel_kwargs={
+            "socket_connect_timeout": _SENTINEL_SECONDS,
+            "socket_timeout": _SENTINEL_SECONDS,
+            "password": dict(parse_qsl(parts.query)).get("sentinel_password"),
+        },
+    )
+    pool: ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # as above
+        name,
+        sentinels,
+        db=int(number or 0),
+        username=unquote(parts.username) if parts.username else None,
+        password=password,
+        **options,
+    )
+    return pool
 
 
 def create_arq_pool(url: str) -> ArqRedis:
     """Build a Redis client that can enqueue jobs. It connects when first used, so a start needs no Redis."""
-    pool = ConnectionPool.from_url(url, socket_connect_timeout=1, socket_timeout=1, health_check_interval=15)
+    pool = create_redis_pool(url, socket_connect_timeout=1, socket_timeout=1, health_check_interval=15)
     client = ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=DEFAULT_QUEUE)
     # Otherwise the client leaves the connections of a pool that it was given open when it is closed.
     client.auto_close_connection_pool = True

@@ -17,7 +17,7 @@ from fastapi.params import Form
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from app import db, metrics, openapi, reads
+from app import db, db_watch, metrics, openapi, reads
 from app.config import Environment, Settings
 from app.doorbell import Doorbell, create_arq_pool
 from app.edge.finished import FinishedAnswers, FinishedAnswersMiddleware
@@ -30,6 +30,7 @@ from app.garbage import spare_what_is_loaded
 from app.logs import configure_logging, request_id_var
 from app.middleware import RequestContextMiddleware
 from app.routers import ROUTERS
+from app.schema_version import known_revisions
 from app.services.catalogue_version import catalogue_version
 from app.services.external_keys import ExternalKeys
 from app.services.passwords import Passwords
@@ -135,8 +136,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # /readyz says so until it answers; an API that exits instead would be restarted for nothing.
         logger.warning("PostgreSQL does not answer yet", extra={"error": type(error).__name__})
     spare_what_is_loaded()
+    known_revisions()
     try:
-        yield
+        async with db_watch.watching(settings):
+            yield
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -34,6 +34,10 @@ DB_CONNECTION_BUDGET = Gauge(
 DB_CONNECTION_LIMIT = Gauge(
     "db_connection_limit", "Connections that the server has for us.", multiprocess_mode="livemax"
 )
+REPLICA_LAG = Gauge(
+    "db_replica_lag_seconds", "How far the read replica is behind the primary.", multiprocess_mode="livemax"
+)
+READS = Counter("db_reads_total", "Reads that tolerate lag, by the server that was read.", ("server",))
 RINGS = Counter("doorbell_rings_total", "Jobs announced to the workers, by outcome.", ("task", "outcome"))
 JOB_DURATION = Histogram(
     "job_duration_seconds", "Time a job ran, by task and outcome.", ("task", "outcome"), buckets=_JOB_BUCKETS

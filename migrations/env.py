@@ -9,6 +9,7 @@ from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.config import sqlalchemy_url
 from app.models import Base
 from app.models.base import TextEnum
 
@@ -21,7 +22,7 @@ def _url() -> str:
     url = context.config.get_main_option("sqlalchemy.url") or os.environ.get("DATABASE_URL")
     if not url:
         raise SystemExit("set DATABASE_URL, or run `cashback migrate`")
-    return "postgresql+asyncpg://" + url.partition("://")[2]
+    return sqlalchemy_url(url)
 
 
 def _render_item(kind: str, item: Any, _: AutogenContext) -> str | Literal[False]:  # noqa: ANN401 - Alembic's signature

@@ -15,6 +15,7 @@ from app.db import AsyncSessionLocal
 from app.dependencies import ArqPoolDep, SettingsDep
 from app.doorbell import DEFAULT_QUEUE, SYNC_QUEUE
 from app.openapi import problems
+from app.schema_version import require_schema
 from app.services import alerts, monitoring
 from app.services.fraud.show import measure_reviews
 
@@ -55,9 +56,12 @@ async def livez() -> Liveness:
 
 @router.get("/readyz", summary="Can this process serve?", responses=problems(503))
 async def readyz(settings: SettingsDep, redis: ArqPoolDep) -> Readiness:
-    """Ask PostgreSQL and Redis, each with a deadline; 503 names what failed."""
+    """Ask PostgreSQL, whose schema must not be older than this code, and Redis, each with a deadline.
+
+    503 names what failed.
+    """
     checks: dict[str, Callable[[], Awaitable[object]]] = {
-        "postgres": lambda: monitoring.ask_postgres(db.engine),
+        "postgres": lambda: require_schema(db.engine),
         "redis": redis.ping,
     }
     required = [str(name) for name in settings.readyz_requires]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from starlette.types import Receive, Scope, Send
 
-from app.dependencies import SessionDep, staff_with
+from app.dependencies import ReadSessionDep, staff_with
 from app.models import StaffKey, StaffRole, StaffScope
 from app.openapi import problems
 from app.schemas.report import ReportFormat, ReportQuery, ReportRead
@@ -47,7 +47,7 @@ class TableResponse(Response):
 
 @router.get("", summary="How merchants perform", response_model=ReportRead, responses={**_TABLES, **problems(404)})
 async def get_report(
-    session: SessionDep, _: Viewer, wanted: Annotated[ReportQuery, Query()]
+    session: ReadSessionDep, _: Viewer, wanted: Annotated[ReportQuery, Query()]
 ) -> ReportRead | TableResponse:
     """Clicks, orders, sales, commission, cashback and margin of a period, by merchant and currency.
 

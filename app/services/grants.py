@@ -62,6 +62,8 @@ async def grant_to(session: AsyncSession, role: str) -> None:
         f"GRANT SELECT, INSERT ON {', '.join(APPEND_ONLY)} TO {quoted}",
         # Asked for by its own name, to see whether it is empty. Rights on other partitions are those on their table.
         f"GRANT SELECT ON clicks_stray TO {quoted}",
+        # For `/readyz`.
+        f"GRANT SELECT ON alembic_version TO {quoted}",
     ):
         await session.execute(text(statement))
 

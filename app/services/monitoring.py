@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from redis.asyncio import Redis
-from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import UnavailableError
+from app.errors import AppError, UnavailableError
 from app.models import (
     WAITING,
     Claim,
@@ -52,21 +52,13 @@ async def require_ready(checks: dict[str, Callable[[], Awaitable[object]]], *, t
         except TimeoutError:
             return f"no answer within {timeout_seconds:g} s"
         except Exception as error:  # noqa: BLE001 - whatever the client raises means "not ready"
-            return type(error).__name__
+            return error.detail if isinstance(error, AppError) else type(error).__name__
         return None
 
     reasons = await asyncio.gather(*(failure_of(check) for check in checks.values()))
     failures = {name: reason for name, reason in zip(checks, reasons, strict=True) if reason is not None}
     if failures:
         raise NotReadyError(failures)
-
-
-async def ask_postgres(engine: AsyncEngine | None) -> None:
-    """Run the smallest statement there is."""
-    if engine is None:
-        raise ConnectionError("the engine is not built")
-    async with engine.connect() as connection:
-        await connection.execute(text("SELECT 1"))
 
 
 async def measure_inbox(session: AsyncSession) -> tuple[dict[str, int], float]:

@@ -17,15 +17,15 @@ from typing import Any
 from arq.connections import ArqRedis
 from arq.worker import Function, Worker
 from prometheus_client import start_http_server
-from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
 from app import db, metrics
 from app.config import Settings
-from app.doorbell import Doorbell, create_arq_pool, deserialize, serialize
+from app.doorbell import Doorbell, create_arq_pool, create_redis_pool, deserialize, serialize
 from app.garbage import spare_what_is_loaded
+from app.schema_version import wait_for_schema
 from app.workers.schedule import Scheduled, run_schedule
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,17 @@ async def run_worker(settings: Settings, kind: WorkerKind, *, stop: asyncio.Even
         loop.add_signal_handler(number, stop.set)
     if settings.worker_metrics_port is not None:
         start_http_server(settings.worker_metrics_port)
-    await db.open_database(
+    engine = await db.open_database(
         settings,
         application_name=f"cashback-worker-{kind.name}",
         pool_size=settings.db_worker_pool_size,
         max_overflow=settings.db_worker_pool_size,
     )
+    try:
+        await wait_for_schema(engine, seconds=settings.startup_wait_seconds, stop=stop)
+    except BaseException:
+        await db.close_database()
+        raise
     pool = create_arq_pool(settings.redis_url)
     doorbell = Doorbell(pool)
     doorbell.start()
@@ -151,7 +156,7 @@ async def _finish(task: asyncio.Task[None], grace_seconds: int) -> None:
 
 
 def _create_worker_pool(url: str, queue: str) -> ArqRedis:
-    pool = ConnectionPool.from_url(
+    pool = create_redis_pool(
         url,
         socket_connect_timeout=1,
         socket_timeout=2,
