@@ -24,8 +24,8 @@ test: venv ## Run all tests on embedded servers (ARGS="-k wallet")
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not fault" $(ARGS)
 	@$(PY) -m pytest -n 2 --dist loadfile -m fault $(ARGS)
 
-test-faults: venv ## Run only the tests that stop, freeze or kill servers and processes
-	@$(PY) -m pytest -n 2 --dist loadfile -m fault $(ARGS)
+test-faults: venv ## Run only the tests that stop, freeze or kill servers and processes (FAULTS=full: the whole load)
+	@FAULT_SCALE=$(FAULTS) $(PY) -m pytest -n 2 --dist loadfile -m fault $(ARGS)
 
 test-money: venv ## Try 10,000 random lives of money against every invariant (hours; MONEY_MACHINE_EXAMPLES=... for fewer)
 	@MONEY_MACHINE_EXAMPLES=$${MONEY_MACHINE_EXAMPLES:-10000} $(PY) -m pytest -n 0 tests/money/test_machine.py $(ARGS)

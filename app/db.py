@@ -49,7 +49,8 @@ def _no_bell(rings: Sequence[Ring]) -> None:
 
 
 _bell: Callable[[Sequence[Ring]], None] = _no_bell
-_in_use: set[ConnectionPoolEntry] = set()
+# The driver's connections that the engine has open.
+_open: set[Any] = set()
 _is_silent = False
 
 
@@ -148,11 +149,13 @@ def note_silence(*, is_silent: bool) -> None:
     server would hold each request until the end of its statement's time.
     """
     global _is_silent  # noqa: PLW0603 - one server a process
+    if is_silent and engine is not None:
+        # A pool of none: to part from a server that does not answer takes time, too.
+        engine.sync_engine.dispose(close=False)
+        for connection in list(_open):
+            connection.terminate()
+        _open.clear()
     _is_silent = is_silent
-    if is_silent:
-        for record in list(_in_use):
-            if record.driver_connection is not None:
-                record.driver_connection.terminate()
 
 
 @asynccontextmanager
@@ -334,17 +337,16 @@ def _count_connections(pool: Pool) -> None:
 def _heed_silence(engine: Engine) -> None:
     """Give no connection to a server that does not answer, and know whom to tell when it stops (`note_silence`)."""
 
-    def refuse(*_: object) -> None:
+    def connect(*_: object) -> None:
         if _is_silent:
             raise TimeoutError("PostgreSQL does not answer")
 
-    def checked_out(_: object, record: ConnectionPoolEntry, __: object) -> None:
-        refuse()
-        _in_use.add(record)
+    def connected(connection: DBAPIConnection, _: object) -> None:
+        _open.add(connection.driver_connection)
 
-    def checked_in(_: object, record: ConnectionPoolEntry) -> None:
-        _in_use.discard(record)
+    def closed(connection: DBAPIConnection, _: object) -> None:
+        _open.discard(connection.driver_connection)
 
-    event.listen(engine, "do_connect", refuse, insert=True)
-    event.listen(engine.pool, "checkout", checked_out, insert=True)
-    event.listen(engine.pool, "checkin", checked_in)
+    event.listen(engine, "do_connect", connect, insert=True)
+    event.listen(engine.pool, "connect", connected)
+    event.listen(engine.pool, "close", closed)

@@ -121,9 +121,8 @@ class Watch:
             position = await self._primary.ask()
             # A pooler may have no server process for us while it has some for the requests: that is no silence.
             is_silent = self._primary.is_silent and not self._settings.db_transaction_pooling
-            if is_silent or was_silent:
-                db.note_silence(is_silent=is_silent)
             if is_silent != was_silent:
+                db.note_silence(is_silent=is_silent)
                 logger.warning("PostgreSQL is silent" if is_silent else "PostgreSQL answers again")
             was_silent = is_silent
             if position is not None and len(self._marks) < _MOST_MARKS and self._replica is not None:

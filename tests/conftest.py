@@ -34,6 +34,7 @@ from app.services.passwords import Passwords
 from app.services.rate_limits import RateLimiter, RequestClasses
 from app.services.sign_in_throttle import SignInThrottle
 from app.services.tokens import AccessTokens
+from tests.faults import report
 from tests.servers import DATABASE_VARIABLE, database_url, redis_url, start_servers
 
 _servers = pytest.StashKey[ExitStack]()
@@ -51,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_servers] = start_servers()
         # As Ctrl-C does: end the run, and with it the servers. By default SIGTERM would leave them behind.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        config.pluginmanager.register(report, "fault-report")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -9,14 +9,11 @@ import orjson
 import pytest
 from sqlalchemy import func, select
 
-from app import db
 from app.config import Settings
 from app.db import transaction
-from app.embedded import EmbeddedPostgres, EmbeddedRedis
 from app.models import Payout, PayoutProvider, PayoutStatus, Wallet
 from app.services.ledger.verify import violations
 from app.services.payouts.providers import payout_key
-from tests.conftest import make_settings
 from tests.factories import make_payout
 from tests.payouts.provider_server import TOKEN, Moment, PayoutServer
 from tests.service import Service
@@ -25,15 +22,6 @@ pytestmark = pytest.mark.fault
 
 KILLS = 12
 PAYOUTS_A_KILL = 5
-
-
-@pytest.fixture
-async def settings_of_service(postgres: EmbeddedPostgres, redis: EmbeddedRedis) -> AsyncIterator[Settings]:
-    settings = make_settings(database_url=postgres.url, redis_url=redis.url)
-    await db.open_database(settings, application_name="tests", pool_size=2, max_overflow=2)
-    yield settings
-    await db.close_database()
-    db.AsyncSessionLocal.configure(bind=None)
 
 
 @pytest.fixture

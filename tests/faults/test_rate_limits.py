@@ -1,29 +1,16 @@
 """Redis stopped or frozen: what must never be unlimited is limited here, the rest is open, and nobody waits for it."""
 
 import time
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from app import db
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests.conftest import make_settings
+from app.embedded import EmbeddedRedis
 from tests.service import Service, frozen
 from tests.webhooks.world import World, make_world
 
 pytestmark = pytest.mark.fault
-
-
-@pytest.fixture
-async def settings_of_service(
-    service: Service, postgres: EmbeddedPostgres, redis: EmbeddedRedis
-) -> AsyncIterator[Settings]:
-    settings = make_settings(database_url=postgres.url, redis_url=redis.url)
-    await db.open_database(settings, application_name="tests", pool_size=2, max_overflow=2)
-    yield settings
-    await db.close_database()
 
 
 async def sign_in(client: httpx.AsyncClient, number: int, email: str) -> int:

@@ -1,80 +1,98 @@
-"""Redis is only a doorbell: without it webhooks are taken in, and nothing is lost or doubled."""
+"""Redis is only a doorbell: stopped, frozen or emptied, nothing is lost or doubled, and nobody waits for it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
+import time
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from arq.connections import ArqRedis
 
-from app import db
 from app.config import Settings
-from app.db import transaction
-from app.embedded import EmbeddedPostgres, EmbeddedRedis
-from app.models import Order, Transfer, WebhookEvent, WebhookStatus
-from app.services.ledger.verify import violations
-from tests.conftest import make_settings
-from tests.service import Service
-from tests.webhooks.world import World, make_world
+from app.doorbell import DEFAULT_QUEUE, create_arq_pool
+from app.embedded import EmbeddedRedis
+from app.services.monitoring import measure_queues
+from tests.faults.report import Note
+from tests.faults.traffic import Books, Traffic, books, scaled, until_processed
+from tests.service import Service, frozen
+from tests.webhooks.world import make_world
 
 pytestmark = pytest.mark.fault
 
-EVENTS = 300
+RATE = scaled(60, 500)
 
 
-@pytest.fixture
-async def settings_of_service(
-    service: Service, postgres: EmbeddedPostgres, redis: EmbeddedRedis
-) -> AsyncIterator[Settings]:
-    settings = make_settings(database_url=postgres.url, redis_url=redis.url)
-    await db.open_database(settings, application_name="tests", pool_size=2, max_overflow=2)
-    yield settings
-    await db.close_database()
-
-
-async def test_webhooks_during_an_outage_are_accepted_and_processed_once(
-    service: Service, redis: EmbeddedRedis, settings_of_service: Settings, folder: Path
+async def test_webhooks_while_redis_is_stopped_or_frozen_are_taken_and_processed_once(
+    service: Service, redis: EmbeddedRedis, settings_of_service: Settings, note: Note
 ) -> None:
+    service.environment["SWEEP_INTERVAL_SECONDS"] = "2"
     service.start_api()
     worker = service.start("worker", "default")
     async with httpx.AsyncClient(base_url=service.url, timeout=10) as client:
         world = await make_world(settings_of_service, client)
-        await world.post("created", "warm-up", amount=1_000, commission=100)
-        redis.stop()
-        statuses = await post_many(world)
-        assert statuses == [202] * EVENTS
-        redis.start()
-        await post_one_more(world)
-        await until_processed(EVENTS + 2)
-    assert worker.popen.poll() is None, "the worker has ended"
-    async with transaction() as session:
-        assert (await session.scalars(select(func.count()).select_from(Order))).one() == EVENTS + 2
-        assert (await session.scalars(select(func.count()).select_from(Transfer))).one() == EVENTS + 2
-        assert await violations(session) == []
+        expected = 0
+        for row, name, seconds in ((2, "stopped", scaled(3, 30)), (3, "frozen", scaled(4, 15))):
+            traffic = Traffic(world, rate=RATE, name=name)
+            await traffic.send_until_taken(0)
+            traffic.sent, traffic.slowest_seconds = 1, 0.0
+            async with traffic.flowing():
+                if name == "stopped":
+                    await asyncio.to_thread(redis.stop)
+                    await asyncio.sleep(seconds)
+                    await asyncio.to_thread(redis.start)
+                else:
+                    assert redis.pid is not None
+                    with frozen(redis.pid):
+                        await asyncio.sleep(seconds)
+            expected += traffic.sent
+            recovered = await until_processed(expected, seconds=60)
+            found = await books(expected)
+            note(
+                row,
+                f"Redis {name} {seconds} s",
+                f"{RATE} webhooks/s, slowest {traffic.slowest_seconds * 1000:.0f} ms",
+                lost=found.lost,
+                doubled=found.doubled,
+                errors=len(traffic.errors),
+                recovered=recovered,
+            )
+            assert (found, traffic.errors) == (Books(0, 0), [])
+            # For the doorbell nobody waits at all, for the rate limits' counters at most once in a while.
+            assert traffic.slowest_seconds < scaled(3, 1)
+            assert worker.popen.poll() is None, "the worker has ended"
 
 
-async def post_many(world: World) -> list[int]:
-    slots = asyncio.Semaphore(16)
+async def test_all_that_was_queued_in_a_redis_that_is_emptied_is_done_by_the_sweep(
+    service: Service, settings_of_service: Settings, note: Note
+) -> None:
+    service.environment["SWEEP_INTERVAL_SECONDS"] = "2"
+    service.start_api()
+    count = scaled(150, 1_000)
+    async with httpx.AsyncClient(base_url=service.url, timeout=10) as client:
+        traffic = Traffic(await make_world(settings_of_service, client), rate=0)
+        # There is no worker yet, so that all is still in the queue.
+        await traffic.send_many(count)
+    pool = create_arq_pool(settings_of_service.redis_url)
+    try:
+        assert await _queued(pool) > 0
+        await pool.flushall()
+        assert await _queued(pool) == 0
+    finally:
+        await pool.aclose()
+    began = time.monotonic()
+    service.start("worker", "default")
+    await until_processed(count, seconds=120)
+    found = await books(count)
+    note(
+        4,
+        "FLUSHALL",
+        f"{count} events queued",
+        lost=found.lost,
+        doubled=found.doubled,
+        errors=len(traffic.errors),
+        recovered=time.monotonic() - began,
+    )
+    assert found == Books(0, 0)
 
-    async def post(number: int) -> int:
-        async with slots:
-            return (await world.post("created", f"out-{number}", amount=1_000, commission=100)).status_code
 
-    return list(await asyncio.gather(*(post(number) for number in range(EVENTS))))
-
-
-async def post_one_more(world: World) -> None:
-    assert (await world.post("created", "afterwards", amount=1_000, commission=100)).status_code == 202
-
-
-async def until_processed(count: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            async with transaction() as session:
-                done = await session.scalars(
-                    select(func.count()).select_from(WebhookEvent).where(WebhookEvent.status == WebhookStatus.PROCESSED)
-                )
-                if done.one() == count:
-                    return
-            await asyncio.sleep(0.05)
+async def _queued(pool: ArqRedis) -> int:
+    return (await measure_queues(pool, (DEFAULT_QUEUE,)))[DEFAULT_QUEUE]

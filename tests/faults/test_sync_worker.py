@@ -21,12 +21,14 @@ from app.services.sync import runs
 from app.services.sync.presets import resolve_mapping
 from tests.conftest import make_settings
 from tests.factories import make_merchant
+from tests.faults.report import Note
+from tests.faults.traffic import scaled
 from tests.feed_server import FeedServer, Reply, Request, document, offers
 from tests.service import Process, Service
 
 pytestmark = pytest.mark.fault
 
-COUNT = 50_000
+COUNT = scaled(10_000, 50_000)
 
 
 @dataclass
@@ -116,7 +118,7 @@ async def assert_done_once(stage: Stage, run_id: UUID) -> None:
 
 
 async def test_kill_9_in_the_middle_of_a_sync_resumes_within_a_minute(
-    service: Service, postgres: EmbeddedPostgres
+    service: Service, postgres: EmbeddedPostgres, note: Note
 ) -> None:
     async with staged(postgres) as stage:
         run_id = await stage.queue()
@@ -130,14 +132,16 @@ async def test_kill_9_in_the_middle_of_a_sync_resumes_within_a_minute(
         killed = time.monotonic()
         service.start("worker", "sync")
         await until(lambda: _has_status(stage, run_id, SyncStatus.RUNNING, tries=2), seconds=60)
-        assert time.monotonic() - killed < 60
+        resumed = time.monotonic() - killed
+        assert resumed < 60
         await until(lambda: _has_status(stage, run_id, SyncStatus.SUCCEEDED), seconds=60)
         await assert_done_once(stage, run_id)
+        note(5, "kill -9 of the worker in a sync", f"{COUNT} offers", recovered=resumed)
 
 
 @pytest.mark.parametrize("redis_is_up", [True, False], ids=["redis up", "redis down"])
 async def test_sigterm_in_the_middle_of_a_sync_ends_at_once_and_resumes(
-    service: Service, postgres: EmbeddedPostgres, redis: EmbeddedRedis, *, redis_is_up: bool
+    service: Service, postgres: EmbeddedPostgres, redis: EmbeddedRedis, note: Note, *, redis_is_up: bool
 ) -> None:
     service.environment["SWEEP_INTERVAL_SECONDS"] = "1"
     async with staged(postgres) as stage:
@@ -147,7 +151,14 @@ async def test_sigterm_in_the_middle_of_a_sync_ends_at_once_and_resumes(
         if not redis_is_up:
             await asyncio.to_thread(redis.stop)
         first.signal(signal.SIGTERM)
+        asked = time.monotonic()
         assert await stopped(first, seconds=30) == 0
+        note(
+            7,
+            f"SIGTERM of the worker in a sync, Redis {'up' if redis_is_up else 'down'}",
+            f"{COUNT} offers",
+            recovered=time.monotonic() - asked,
+        )
         run = await stage.run(run_id)
         assert (run.status, run.tries, run.attempt_id) == (SyncStatus.QUEUED, 0, None)
         assert await stage.count(OfferStaging) == 0
