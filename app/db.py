@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy.exc
 from sqlalchemy import Dialect, Engine, UpdateBase, event, text
@@ -49,8 +50,8 @@ def _no_bell(rings: Sequence[Ring]) -> None:
 
 
 _bell: Callable[[Sequence[Ring]], None] = _no_bell
-# The driver's connections that the engine has open.
-_open: set[Any] = set()
+# The driver's connections that are cut off in silence.
+_open: WeakSet[Any] = WeakSet()
 _is_silent = False
 
 
@@ -154,8 +155,18 @@ def note_silence(*, is_silent: bool) -> None:
         engine.sync_engine.dispose(close=False)
         for connection in list(_open):
             connection.terminate()
-        _open.clear()
     _is_silent = is_silent
+
+
+def require_answers() -> None:
+    """Raise TimeoutError while the server does not answer."""
+    if _is_silent:
+        raise TimeoutError("PostgreSQL does not answer")
+
+
+def cut_off_in_silence(connection: Any) -> None:  # noqa: ANN401 - the driver's
+    """Have a connection closed when the server stops answering, so that nobody waits on it."""
+    _open.add(connection)
 
 
 @asynccontextmanager
@@ -337,16 +348,8 @@ def _count_connections(pool: Pool) -> None:
 def _heed_silence(engine: Engine) -> None:
     """Give no connection to a server that does not answer, and know whom to tell when it stops (`note_silence`)."""
 
-    def connect(*_: object) -> None:
-        if _is_silent:
-            raise TimeoutError("PostgreSQL does not answer")
-
     def connected(connection: DBAPIConnection, _: object) -> None:
-        _open.add(connection.driver_connection)
+        cut_off_in_silence(connection.driver_connection)
 
-    def closed(connection: DBAPIConnection, _: object) -> None:
-        _open.discard(connection.driver_connection)
-
-    event.listen(engine, "do_connect", connect, insert=True)
+    event.listen(engine, "do_connect", lambda *_: require_answers(), insert=True)
     event.listen(engine.pool, "connect", connected)
-    event.listen(engine.pool, "close", closed)

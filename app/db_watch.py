@@ -164,6 +164,17 @@ async def watching(settings: Settings) -> AsyncIterator[None]:
             await watch.engine.dispose()
 
 
+def replica_is_fit() -> bool:
+    """Whether the replica may be read."""
+    return _watch is not None and _watch.engine_for_reads() is not None
+
+
+def distrust_replica() -> None:
+    """Have the replica left alone until it is found fit again."""
+    if _watch is not None:
+        _watch.distrust()
+
+
 @asynccontextmanager
 async def reading(session: AsyncSession) -> AsyncIterator[AsyncSession]:
     """Yield a session for what may be some seconds old: one on the replica while that is fit, else the one given.

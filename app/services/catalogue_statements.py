@@ -75,7 +75,7 @@ def categories(*, continued: bool) -> Read:
     )
     page = (statement.where(_after_name(Category)) if continued else statement).subquery("page")
     item = json_text({"slug": page.c.slug, "name": page.c.name, "merchants": page.c.merchants})
-    return Read.of(select(page.c.name, page.c.id, item).order_by(page.c.name, page.c.id))
+    return Read.of(select(page.c.name, page.c.id, item).order_by(page.c.name, page.c.id), tolerates_lag=True)
 
 
 @cache
@@ -129,7 +129,8 @@ def _with_rates(page: Select[Merchant]) -> Read:
         select(merchant.name, merchant.id, json_text(shown))
         .outerjoin(Category, Category.id == merchant.category_id)
         .outerjoin(rate, true())
-        .order_by(merchant.name, merchant.id)
+        .order_by(merchant.name, merchant.id),
+        tolerates_lag=True,
     )
 
 
@@ -188,13 +189,13 @@ def offers(filters: frozenset[str], sort: OfferSort, *, continued: bool, gather:
 @cache
 def offers_read(filters: frozenset[str], sort: OfferSort, *, continued: bool) -> Read:
     """Compile `offers` for lists without words, which are hot."""
-    return Read.of(offers(filters, sort, continued=continued, gather=False))
+    return Read.of(offers(filters, sort, continued=continued, gather=False), tolerates_lag=True)
 
 
 @cache
 def merchant_is_listed() -> Read:
     """Select a row when the merchant `wanted` is listed."""
-    return Read.of(select(Merchant.id).where(Merchant.id == bindparam("wanted"), _LISTED))
+    return Read.of(select(Merchant.id).where(Merchant.id == bindparam("wanted"), _LISTED), tolerates_lag=True)
 
 
 def _as_items(statement: Statement, sort: OfferSort) -> Statement:

@@ -28,4 +28,5 @@ async def catalogue_version() -> int:
 
 @cache
 def _version() -> Read:
-    return Read.of(select(CatalogueVersion.version))
+    # From the same server as what is of that version.
+    return Read.of(select(CatalogueVersion.version), tolerates_lag=True)
