@@ -104,11 +104,11 @@ def _webhook(site: Site, number: int) -> httpx.Request:
 # Limits differ from call to call, so that no finished answer is kept of one; the size of a page stays nearly the same.
 CALLS: dict[str, Callable[[Site, int], httpx.Request]] = {
     "merchants": _get(lambda _, n: f"/v1/merchants?limit={20 + n % 3}"),
-    "merchants of a category": _get(lambda _, n: f"/v1/merchants?category=category-{1 + n % 20}&limit={10 + n % 3}"),
+    "merchants of a category": _get(lambda _, n: f"/v1/merchants?category=bench-{n % 20}&limit={10 + n % 3}"),
     "merchant": _get(lambda site, n: f"/v1/merchants/{site.merchant(n)}"),
     "merchant's offers": _get(lambda site, n: f"/v1/merchants/{site.merchant(n)}/offers"),
     "offers, newest": _get(lambda _, n: f"/v1/offers?limit={20 + n % 3}"),
-    "offers of a category": _get(lambda _, n: f"/v1/offers?category=category-{1 + n % 20}&limit={20 + n % 3}"),
+    "offers of a category": _get(lambda _, n: f"/v1/offers?category=bench-{n % 20}&limit={20 + n % 3}"),
     "offers in a price range": _get(
         lambda _, n: f"/v1/offers?min_price={50_000 + n * 97}&max_price={90_000 + n * 97}&sort=price_asc"
     ),

@@ -248,7 +248,7 @@ async def load_business(settings: Settings, sizes: Sizes, *, is_superuser: bool 
     started = time.perf_counter()
     async with transaction() as session:
         source = await make_signed_source(session, settings)
-        categories = [(await make_category(session)).id for _ in range(CATEGORIES)]
+        categories = [(await make_category(session, slug=f"bench-{number}")).id for number in range(CATEGORIES)]
         merchants = [
             (await make_merchant(session, source_id=source.id, category_id=categories[number % CATEGORIES])).id
             for number in range(sizes.merchants)

@@ -172,7 +172,13 @@ def offers(filters: frozenset[str], sort: OfferSort, *, continued: bool, gather:
     walked until the page is full, which is far better for a word in every tenth title and hopeless for one in none;
     PostgreSQL cannot tell the two apart for words that are unfinished.
     """
-    found: Statement = select(*_SHOWN).where(*_conditions(filters))
+    # PostgreSQL knows how many offers a category has on average, and hopes to meet those of this one soon among all:
+    # where it has few or none it reads everything. Ordered by a range of one category, only that index will do.
+    of_one = "category" in filters and "merchant_id" not in filters and sort is OfferSort.NEWEST and not gather
+    found: Statement = select(*_SHOWN).where(*_conditions(filters - {"category"} if of_one else filters))
+    if of_one:
+        wanted = _category_id()
+        found = found.where(Offer.category_id.between(wanted, wanted)).order_by(Offer.category_id.desc())
     if sort is OfferSort.RELEVANCE:
         # 1: a hit in a short title counts more. A whole number, so that a cursor brings it back exactly.
         rank = cast(func.ts_rank(Offer.search, search_query(), 1) * literal_column("1e9::float8"), BigInteger)

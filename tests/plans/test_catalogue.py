@@ -1,0 +1,34 @@
+"""Lists of offers read about as many rows as they show, also where a filter leaves few or none."""
+
+import pytest
+
+from app.db import transaction
+from app.schemas.catalogue import OfferSort
+from app.services import catalogue_statements as statements
+from tests.plans.conftest import Business
+
+
+@pytest.mark.parametrize(("category", "shown"), [("bench-3", 21), ("nothing-like-it", 0)], ids=["full", "unknown"])
+async def test_a_category_is_read_by_its_own_index(business: Business, category: str, shown: int) -> None:
+    statement = statements.offers(frozenset({"category"}), OfferSort.NEWEST, continued=False, gather=False)
+
+    async def work() -> None:
+        async with transaction() as session:
+            rows = (await session.execute(statement, {"category": category, "limit": 21})).all()
+            assert len(rows) == shown
+
+    await business.assert_bounded(work, most_rows=100)
+
+
+async def test_the_next_page_of_a_category_begins_where_the_last_one_ended(business: Business) -> None:
+    first = statements.offers(frozenset({"category"}), OfferSort.NEWEST, continued=False, gather=False)
+    further = statements.offers(frozenset({"category"}), OfferSort.NEWEST, continued=True, gather=False)
+
+    async def work() -> None:
+        async with transaction() as session:
+            values = {"category": "bench-3", "limit": 21}
+            ids = [row.id for row in await session.execute(first, values)]
+            rows = [row.id for row in await session.execute(further, {**values, "after_id": ids[9]})]
+            assert rows[:11] == ids[10:]
+
+    await business.assert_bounded(work, most_rows=100)
