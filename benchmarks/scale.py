@@ -101,8 +101,8 @@ def _webhook(site: Site, number: int) -> httpx.Request:
     return site.client.build_request("POST", f"/v1/webhooks/{site.loaded.source_key}", content=body, headers=headers)
 
 
-# Bounds that keep nothing out differ from call to call, so that no finished answer is kept of a list of offers; those of
-# merchants are mostly such answers, as they are in production.
+# Bounds that keep nothing out differ from call to call, so that no finished answer is kept of a list of offers. Lists
+# of merchants are mostly such answers, as they are in production.
 CALLS: dict[str, Callable[[Site, int], httpx.Request]] = {
     "merchants": _get(lambda _, n: f"/v1/merchants?limit={20 + n % 3}"),
     "merchants of a category": _get(lambda _, n: f"/v1/merchants?category=bench-{n % 20}&limit={10 + n % 3}"),
