@@ -5,7 +5,8 @@ import sys
 
 MEASUREMENTS = {
     "ledger": "transfers a second beside pgbench, and the proof of 1M and 10M postings beside a bare scan",
-    "offers": "requests a second of a merchant's offers, beside a bare FastAPI constant answer",
+    "reads": "a merchant's offers and a wallet, beside the printed pattern, FastAPI + asyncpg, Fastify and constants",
+    "mix": "the traffic mix of docs/performance.md: requests a second, p99, errors",
     "feeds": "50,000 offers in each shape of feed, beside the bare COPY of them; 500,000 for memory",
     "identity": "logins of known and unknown addresses, the event loop under 50 of them, verifying a token",
     "scale": 'CPU of each call and job as the data grows, beside its cost at 1 % (SCALE="0.01 0.1")',

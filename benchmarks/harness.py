@@ -32,12 +32,12 @@ class Stack:
 
 
 @contextmanager
-def running_stack(*processes: str) -> Iterator[Stack]:
+def running_stack(*processes: str, **environment: str) -> Iterator[Stack]:
     """Start durable servers, migrate, and start processes (`serve`, `worker sync`) while the block runs."""
     with (
         tempfile.TemporaryDirectory(prefix="cashback-bench-") as folder,
         embedded_servers(Path(folder), durable=True) as urls,
-        Service(Path(folder), database_url=urls.database_url, redis_url=urls.redis_url) as service,
+        Service(Path(folder), database_url=urls.database_url, redis_url=urls.redis_url, **environment) as service,
     ):
         with ThreadPoolExecutor(1) as pool:
             pool.submit(command.upgrade, alembic_config(urls.database_url), "head").result()

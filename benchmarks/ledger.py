@@ -32,7 +32,7 @@ from app.models import Account, CauseType, Wallet
 from app.services.ledger import credit, debit, post
 from benchmarks.harness import Stack, running_stack, write_result
 from benchmarks.ledger_data import load_ledger, superuser_url
-from benchmarks.offers import postgres_processes
+from benchmarks.servers import postgres_processes
 from tests.factories import make_customer
 
 CUSTOMERS = 1_000

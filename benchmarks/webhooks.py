@@ -24,7 +24,7 @@ from app.services.ledger.verify import violations
 from benchmarks.harness import Stack, running_stack, write_result
 from benchmarks.ledger import pgbench_program
 from benchmarks.load import LoadError, put_load
-from benchmarks.offers import constant_server, cpu_seconds, postgres_processes
+from benchmarks.servers import constant_server, cpu_seconds, postgres_processes
 from benchmarks.webhook_load import put_webhooks, sale, send_steadily, watch_wallets
 from tests.factories import make_click, make_customer, make_merchant
 from tests.service import wait_until

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import CurrentCustomer, PageDep, SessionDep, SignedIn, SignedInId
+from app.dependencies import CurrentCustomer, PageDep, SessionDep, SignedIn
 from app.edge.finished import JSONBytes
 from app.models import OrderStatus
 from app.openapi import problems
@@ -19,13 +19,16 @@ router = APIRouter(prefix="/v1/me/orders", tags=["orders"], responses=problems(4
 @router.get("", summary="Own orders", response_model=Page[OrderRead])
 async def list_my_orders(
     signed_in: SignedIn,
-    customer_id: SignedInId,
     page: PageDep,
     status: Annotated[OrderStatus | None, Query(description="Only orders in this state.")] = None,
 ) -> JSONBytes:
     """List orders, newest first."""
     body = await read.list_orders(
-        customer_id=customer_id, session_id=signed_in.session_id, limit=page.limit, cursor=page.cursor, status=status
+        customer_id=signed_in.customer_id,
+        session_id=signed_in.session_id,
+        limit=page.limit,
+        cursor=page.cursor,
+        status=status,
     )
     return JSONBytes(body)
 

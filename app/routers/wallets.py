@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import StreamingResponse
 
-from app.dependencies import CurrentCustomer, PageDep, SessionDep, SignedIn, SignedInId, staff_with
+from app.dependencies import CurrentCustomer, PageDep, SessionDep, SignedIn, staff_with
 from app.edge.finished import JSONBytes
 from app.models import StaffKey, StaffRole, StaffScope
 from app.openapi import problems
@@ -26,9 +26,10 @@ _CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema"
 
 
 @router.get("", summary="Balances in each currency", response_model=WalletRead)
-async def get_wallet(signed_in: SignedIn, customer_id: SignedInId) -> JSONBytes:
+async def get_wallet(signed_in: SignedIn) -> JSONBytes:
     """Pending, available, on its way out, and paid: read from the ledger's own rows, never from a cache."""
-    return JSONBytes(await wallets.read_wallet(customer_id=customer_id, session_id=signed_in.session_id))
+    body = await wallets.read_wallet(customer_id=signed_in.customer_id, session_id=signed_in.session_id)
+    return JSONBytes(body)
 
 
 @router.get("/entries", summary="Every movement of the balances")

@@ -68,7 +68,7 @@ class EntryPage:
 
 async def read_wallet(*, customer_id: UUID, session_id: UUID) -> bytes:
     """Return the JSON of a `WalletRead`, currencies in order. Raises InvalidAccessTokenError when the session ended."""
-    rows = await _wallet().fetch(customer_id=customer_id, session_id=session_id)
+    rows = await wallet_statement().fetch(customer_id=customer_id, session_id=session_id)
     if not rows:
         raise InvalidAccessTokenError.ended()
     item: str = rows[0]["item"]
@@ -76,7 +76,8 @@ async def read_wallet(*, customer_id: UUID, session_id: UUID) -> bytes:
 
 
 @cache
-def _wallet() -> Read:
+def wallet_statement() -> Read:
+    """Select a customer's balances by `customer_id` and `session_id`; no row when the session has ended."""
     shown: Shape = {name: getattr(Wallet, name) for name in Balance.model_fields}
     balances = (
         select(func.json_agg(aggregate_order_by(json_object(shown), Wallet.currency)))

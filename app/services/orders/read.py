@@ -52,7 +52,7 @@ async def list_orders(
         (parameters["after"],) = decode_cursor(cursor, UUID)
     if status is not None:
         parameters["status"] = status.value
-    statement = _orders(filtered=status is not None, continued=cursor is not None)
+    statement = orders_statement(filtered=status is not None, continued=cursor is not None)
     found = await statement.fetch(**parameters, now=datetime.now(UTC))
     if not found:
         raise InvalidAccessTokenError.ended()
@@ -62,7 +62,8 @@ async def list_orders(
 
 
 @cache
-def _orders(*, filtered: bool, continued: bool) -> Read:
+def orders_statement(*, filtered: bool, continued: bool) -> Read:
+    """Select a customer's orders, newest first; no row when the session has ended, one of nulls when there are none."""
     shown = {
         "id": Order.id,
         "merchant": {"id": Merchant.id, "slug": Merchant.slug, "name": Merchant.name},
