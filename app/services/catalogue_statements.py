@@ -39,7 +39,9 @@ from app.services.search import search_query
 Statement: TypeAlias = Select[*tuple[Any, ...]]
 
 _LIMIT = bindparam("limit", type_=Integer)
-_LISTED = Merchant.status != MerchantStatus.CLOSED
+# In the text of the statements: of a parameter, a plan for any value expects a single merchant to be listed, and then
+# looks for all the offers of each.
+_LISTED = Merchant.status != literal_column(f"'{MerchantStatus.CLOSED.value}'", Text)
 _SHOWN = (
     Offer.id,
     Offer.merchant_id,

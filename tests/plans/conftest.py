@@ -61,7 +61,7 @@ class Business:
         """Run some work, undo it, and return how its statements read the big tables.
 
         `given`: statements that make what the work is about. `generic`: explain plans that are made for any parameters,
-        which must be texts.
+        which must be texts or numbers.
         """
         assert db.engine is not None
         async with db.engine.connect() as connection:
@@ -117,7 +117,7 @@ async def _explain(raw: asyncpg.Connection, statement: Statement, *, generic: bo
     reads = _READS.match(query) is not None
     if not reads and not _WRITES.match(query):
         return None
-    if generic and arguments and all(isinstance(one, str) for one in arguments):
+    if generic and arguments and all(isinstance(one, str | int) for one in arguments):
         await raw.execute("DEALLOCATE ALL")
         await raw.execute(f"PREPARE probe AS {query}")
         query, arguments = f"EXECUTE probe({', '.join(map(_quoted, arguments))})", ()
@@ -126,8 +126,8 @@ async def _explain(raw: asyncpg.Connection, statement: Statement, *, generic: bo
     return plan
 
 
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+def _quoted(value: str | int) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[Scan]:
