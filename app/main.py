@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.params import Form
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -184,9 +185,12 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
             )
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase
+            headers = dict(error.headers or {})
+            if error.status_code == 405:
+                headers["Allow"] = _allowed(request.url.path, headers.get("Allow", ""))
             return (
                 error.status_code,
-                dict(error.headers or {}),
+                headers,
                 problem(
                     status=error.status_code,
                     title=phrase,
@@ -212,6 +216,13 @@ def _describe(request: Request, error: Exception) -> tuple[int, dict[str, str] |
             **common,
         ),
     )
+
+
+def _allowed(path: str, by_one: str) -> str:
+    """Name the methods of all routes of a path (RFC 9110, section 10.2.1); the framework names those of one."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    found = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return ", ".join(sorted(found | set(filter(None, by_one.split(", ")))))
 
 
 def _unsupported_type(request: Request) -> UnsupportedMediaTypeError | None:

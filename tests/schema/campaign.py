@@ -18,8 +18,6 @@ UNCHECKED = (
     "positive_data_acceptance",
     # that a path has only its own methods: `/sync/jobs` also fits `/sync/{merchant_id}`; tests/access has them all.
     "unsupported_method",
-    # that `Allow` names the methods of all routes of a path: it names those of the first.
-    "allow_header_conformance",
 )
 
 
