@@ -56,7 +56,7 @@ async def close() -> None:
 async def test_the_api_keeps_to_its_document(own_settings: Settings, world: World) -> None:
     outcome = run(create_app(own_settings), world, phases=PHASES, examples=EXAMPLES, seed=SEED)
     sys.stderr.write(f"{outcome.cases} cases, by status {dict(sorted(outcome.statuses.items()))}\n")
-    assert outcome.failures == {}
+    assert not outcome.failures, "\n\n".join(f"{name}\n{told}" for name, told in outcome.failures.items())
     assert outcome.operations == {operation.name for operation in OPERATIONS}
     assert outcome.statuses[200] > 50
     assert max(outcome.statuses) < 500
