@@ -44,6 +44,8 @@ class Customer(Base):
     address_hint: Mapped[bytes | None]
     device_hint: Mapped[bytes | None]
     status: Mapped[CustomerStatus] = mapped_column(TextEnum(CustomerStatus), default=CustomerStatus.ACTIVE)
+    # What staff wrote when they froze the account last.
+    frozen_reason: Mapped[str | None]
     created_at: Mapped[datetime] = created_at()
     updated_at: Mapped[datetime] = updated_at()
     closed_at: Mapped[datetime | None]

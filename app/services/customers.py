@@ -126,6 +126,7 @@ async def close_account(session: AsyncSession, *, customer: Customer, forfeit: b
             customer.email = f"closed-{customer.id}@closed.invalid"
             customer.password_hash = None
             customer.display_name = None
+            customer.frozen_reason = None
             customer.status = CustomerStatus.CLOSED
             customer.closed_at = datetime.now(UTC)
             await session.flush()

@@ -129,6 +129,10 @@ GET    /v1/admin/ledger/days                                              viewer
 POST   /v1/admin/ledger/months/{month}/close                              finance ledger:write
 GET    /v1/admin/ledger/months                                            viewer ledger:read
 GET    /v1/admin/ledger/months/{month}                                    viewer ledger:read
+GET    /v1/admin/customers                                                operator customers:read
+GET    /v1/admin/customers/{customer_id}                                  operator customers:read
+POST   /v1/admin/customers/{customer_id}/freeze                           operator customers:write
+POST   /v1/admin/customers/{customer_id}/thaw                             operator customers:write
 GET    /v1/admin/customers/{customer_id}/statement                        viewer customers:read
 POST   /v1/admin/referral-programs                                        finance promotions:write
 GET    /v1/admin/referral-programs                                        viewer promotions:read
