@@ -34,9 +34,9 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.models import Customer, StaffRole
 from app.services.ledger.verify_slices import verify
 from benchmarks.harness import write_result
-from benchmarks.offers import cpu_seconds, postgres_processes
 from benchmarks.scale_data import Loaded, Sizes, load_business, measure_tables, show_tables
 from benchmarks.scale_jobs import JOBS, Run
+from benchmarks.servers import cpu_seconds, postgres_processes
 from benchmarks.webhook_load import sale
 from tests.conftest import make_settings
 from tests.factories import customer_headers, staff_headers
