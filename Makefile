@@ -55,7 +55,7 @@ lock: ## Resolve both requirements.lock files anew (ARGS=--upgrade for newer ver
 	"$$scratch/venv/bin/python" -m uv pip compile pyproject.toml --constraint requirements.lock $(LOCK_OPTIONS) \
 		--output-file deploy/requirements.lock
 
-bench: venv ## Measure this machine against baselines in the same run (ONLY="reads mix scale storm sync webhooks")
+bench: venv ## Measure this machine against baselines in the same run (ONLY="reads mix scale soak storm sync webhooks")
 	@$(PY) -m benchmarks $(ONLY)
 
 clean: ## Remove .venv, caches and the development data in .data

@@ -10,6 +10,7 @@ MEASUREMENTS = {
     "feeds": "50,000 offers in each shape of feed, beside the bare COPY of them; 500,000 for memory",
     "identity": "logins of known and unknown addresses, the event loop under 50 of them, verifying a token",
     "scale": 'CPU of each call and job as the data grows, beside its cost at 1 % (SCALE="0.01 0.1")',
+    "soak": "a mix of traffic with a fault every minute: nothing lost, doubled or growing (SOAK_MINUTES=60)",
     "storm": "five syncs of 50,000 offers at once while customers shop, beside the same done in the request",
     "sync": "a 50,000-offer feed, fetch to visible, beside the bare floor",
     "webhooks": "signed webhooks taken in and worked off, beside a bare constant and a bare durable INSERT",

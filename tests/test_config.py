@@ -332,3 +332,20 @@ def test_settings_that_would_leak_messages_are_refused(
     environment: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
     assert said in refusal(environment, **URLS, **SECRETS, **variables)
+
+
+def test_several_hosts_are_a_primary_and_its_standbys(environment: pytest.MonkeyPatch) -> None:
+    settings = read(environment, **SECRETS, **URLS | {"DATABASE_URL": "postgresql://u:p,x@a:5433,b/cashback?ssl=on"})
+    assert settings.sqlalchemy_url == (
+        "postgresql+asyncpg://u:p,x@/cashback?host=a:5433&host=b:5432&target_session_attrs=primary&ssl=on"
+    )
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://:p@a,b", "redis+sentinel://:p@a/name/x", "redis+sentinel:///name"])
+def test_sentinels_need_the_name_of_what_they_watch(environment: pytest.MonkeyPatch, url: str) -> None:
+    assert "must look like redis+sentinel://" in refusal(environment, **SECRETS, **URLS | {"REDIS_URL": url})
+
+
+def test_empty_replica_is_none(environment: pytest.MonkeyPatch) -> None:
+    assert read(environment, **SECRETS, **URLS, DATABASE_REPLICA_URL="").database_replica_url is None
+    assert "must look like postgresql://" in refusal(environment, DATABASE_REPLICA_URL="mysql://a/b")

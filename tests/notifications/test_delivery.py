@@ -1,5 +1,7 @@
 """What happened is told to those who asked, until they took it, and never what was rolled back."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +12,7 @@ from sqlalchemy import select, update
 
 from app.config import Settings
 from app.db import transaction
+from app.ids import new_id
 from app.models import (
     DeliveryStatus,
     EndpointStatus,
@@ -18,7 +21,7 @@ from app.models import (
     NotificationEndpoint,
     StaffRole,
 )
-from app.services.notifications import Topic, publish
+from app.services.notifications import Topic, deliver, publish
 from app.services.notifications.deliver import KEPT_DAYS, RETRY_SECONDS, claim_due, forget_old
 from app.workers.notifications import notification_delivery
 from tests.factories import staff_headers
@@ -234,3 +237,31 @@ async def test_old_notifications_go_with_their_deliveries(
         assert await forget_old(session, limit=10) == 1
         assert [row.data for row in await session.scalars(select(Notification))] == [{"n": "new"}]
         assert len((await session.scalars(select(NotificationDelivery))).all()) == 1
+
+
+async def test_an_answer_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "_MOST_SECONDS", 0.3)
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while not writer.is_closing():
+                writer.write(b"H")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    outgoing = deliver.Outgoing(
+        delivery_id=new_id(),
+        endpoint_id=new_id(),
+        url=f"http://127.0.0.1:{port}/",
+        message_id="msg_1",
+        body=b"{}",
+        secrets=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw1234567890ab"],
+        tries=1,
+    )
+    async with httpx.AsyncClient(timeout=5) as client:
+        outcome = await deliver.send(client, outgoing)
+    server.close()
+    assert not outcome.delivered
+    assert outcome.error is not None

@@ -114,9 +114,12 @@ class HttpSmsSender:
         headers = {"authorization": f"Bearer {self.token}", "idempotency-key": key}
         body = {"to": outgoing.recipient, "text": outgoing.text.body}
         try:
-            async with self.client.stream("POST", self.url, json=body, headers=headers) as response:
+            async with (
+                asyncio.timeout(_TIMEOUT_SECONDS),
+                self.client.stream("POST", self.url, json=body, headers=headers) as response,
+            ):
                 code = response.status_code
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return Outcome(type(error).__name__)
         return Outcome() if 200 <= code < 300 else Outcome(f"answered {code}", permanent=code in {400, 422})
 

@@ -6,6 +6,7 @@ considerations"). Delivery is at least once: a worker that dies between the post
 same `webhook-id`.
 """
 
+import asyncio
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,7 @@ KEPT_DAYS = 45
 PER_ENDPOINT = 10
 # A claim is over when its worker has been silent for so long; well above the time that one post may take.
 _LEASE_SECONDS = 120
+_MOST_SECONDS = 60.0
 _MOST_ERROR_CHARACTERS = 300
 
 
@@ -131,10 +133,14 @@ async def send(client: httpx.AsyncClient, outgoing: Outgoing) -> Outcome:
         ),
     }
     try:
-        async with client.stream("POST", outgoing.url, content=outgoing.body, headers=headers) as response:
+        # The client's own limit is one of silence, which an answer that drips never meets.
+        async with (
+            asyncio.timeout(_MOST_SECONDS),
+            client.stream("POST", outgoing.url, content=outgoing.body, headers=headers) as response,
+        ):
             code = response.status_code
             return Outcome(code, None if 200 <= code < 300 else f"answered {code}")
-    except (httpx.HTTPError, httpx.InvalidURL, FetchError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, FetchError, TimeoutError) as error:
         return Outcome(None, f"{type(error).__name__}: {error}"[:_MOST_ERROR_CHARACTERS])
 
 
