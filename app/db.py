@@ -89,6 +89,9 @@ def create_engine(
         connect_args=connect_options(settings, application_name) | _statement_options(settings),
     )
     event.listen(created.sync_engine, "handle_error", _treat_as_disconnect)
+    if url is None:
+        # First: whoever connects ends the search.
+        _heed_silence(created.sync_engine)
     event.listen(created.sync_engine, "do_connect", _connect)
     _detect_dead_connections(created.sync_engine, ping_after_seconds=settings.db_pool_ping_after_idle_seconds)
     _count_connections(created.sync_engine.pool)
@@ -130,7 +133,6 @@ async def open_database(settings: Settings, *, application_name: str, pool_size:
     """Build this process's engine and bind the session factory to it."""
     global engine  # noqa: PLW0603 - one engine a process, built by its lifespan
     engine = create_engine(settings, application_name=application_name, pool_size=pool_size, max_overflow=max_overflow)
-    _heed_silence(engine.sync_engine)
     AsyncSessionLocal.configure(bind=engine)
     return engine
 
@@ -150,12 +152,12 @@ def note_silence(*, is_silent: bool) -> None:
     server would hold each request until the end of its statement's time.
     """
     global _is_silent  # noqa: PLW0603 - one server a process
+    _is_silent = is_silent
     if is_silent and engine is not None:
         # A pool of none: to part from a server that does not answer takes time, too.
         engine.sync_engine.dispose(close=False)
         for connection in list(_open):
             connection.terminate()
-    _is_silent = is_silent
 
 
 def require_answers() -> None:
@@ -351,5 +353,5 @@ def _heed_silence(engine: Engine) -> None:
     def connected(connection: DBAPIConnection, _: object) -> None:
         cut_off_in_silence(connection.driver_connection)
 
-    event.listen(engine, "do_connect", lambda *_: require_answers(), insert=True)
+    event.listen(engine, "do_connect", lambda *_: require_answers())
     event.listen(engine.pool, "connect", connected)

@@ -157,7 +157,10 @@ async def handle_exception(request: Request, error: Exception) -> Response:
     """Turn any exception into `application/problem+json`; what is unexpected is logged with its traceback."""
     status, headers, document = _describe(request, error)
     if status >= 500 and not isinstance(error, OverloadedError):  # whose logs would be more of the load
-        logger.error("request failed", exc_info=error, extra={"status": status, "code": document["code"]})
+        # In an outage each request fails like the first; a traceback of each would keep the event loop busy.
+        shown = None if status == HTTPStatus.SERVICE_UNAVAILABLE else error
+        about = {"status": status, "code": document["code"], "error": type(error).__name__}
+        logger.error("request failed", exc_info=shown, extra=about)
     return JSONResponse(document, status, headers, media_type="application/problem+json")
 
 

@@ -124,9 +124,12 @@ class Rig:
 
     async def read(self, headers: dict[str, dict[str, str]]) -> None:
         """Read what customers, shoppers and staff read, again and again."""
-        for path in itertools.cycle(["/v1/merchants", "/v1/offers?limit=20", "/v1/wallet", "/v1/orders", "/report"]):
+        for path in itertools.cycle(
+            ["/v1/merchants", "/v1/offers?limit=20", "/v1/me/wallet", "/v1/me/orders", "/report"]
+        ):
             try:
                 answer = await self.client.get(path, headers=headers.get(path))
+                assert not 400 <= answer.status_code < 500, f"{path}: {answer.text}"
                 self.answers[f"{answer.status_code}"] += 1
             except httpx.HTTPError as error:
                 self.answers[type(error).__name__] += 1
@@ -172,7 +175,7 @@ async def soak(*, minutes: float, rate: float, every: float) -> dict[str, Any]:
         async with transaction() as session:
             staff = await staff_headers(session, StaffRole.VIEWER)
         customer = customer_headers(rig.settings, world.customer)
-        headers = {"/v1/wallet": customer, "/v1/orders": customer, "/report": staff}
+        headers = {"/v1/me/wallet": customer, "/v1/me/orders": customer, "/report": staff}
         traffic, done = Traffic(world, rate=rate, name="soak"), Counter[str]()
         beside = [asyncio.create_task(rig.sample_memory()), asyncio.create_task(rig.read(headers))]
         ends = time.monotonic() + minutes * 60
@@ -187,7 +190,9 @@ async def soak(*, minutes: float, rate: float, every: float) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, ends - time.monotonic()))
         for task in beside:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        ended = await asyncio.gather(*beside, return_exceptions=True)
+        if wrong := [error for error in ended if isinstance(error, Exception)]:
+            raise wrong[0]
         drained = await until_processed(traffic.sent, seconds=300)
         found = await books(traffic.sent)
         return {

@@ -15,12 +15,13 @@ from app.models import Payout, PayoutProvider, PayoutStatus, Wallet
 from app.services.ledger.verify import violations
 from app.services.payouts.providers import payout_key
 from tests.factories import make_payout
+from tests.faults.traffic import scaled
 from tests.payouts.provider_server import TOKEN, Moment, PayoutServer
 from tests.service import Service
 
 pytestmark = pytest.mark.fault
 
-KILLS = 12
+KILLS = scaled(4, 12)
 PAYOUTS_A_KILL = 5
 
 
