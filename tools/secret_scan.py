@@ -16,7 +16,7 @@ from detect_secrets.settings import transient_settings
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = "tools/secrets.baseline.json"
 # Digests of packages, figures, and pages of others.
-_UNREAD = (".lock", BASELINE, ".xsd")
+_UNREAD = (".lock", "package-lock.json", BASELINE, ".xsd")
 _DETECTORS = [
     "ArtifactoryDetector",
     "AWSKeyDetector",
