@@ -50,6 +50,7 @@ class Traffic:
     async def send_until_taken(self, number: int) -> None:
         at = datetime.now(UTC)
         key = f"{self.name}-{number}"
+        wait_seconds = 0.2
         while True:
             began = time.monotonic()
             try:
@@ -64,7 +65,8 @@ class Traffic:
                 return
             assert not what.startswith("4"), what
             self.errors.append((time.monotonic(), what))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, 2.0)
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
