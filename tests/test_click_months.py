@@ -42,13 +42,14 @@ async def test_clicks_there_were_are_the_first_partition_and_no_row_is_lost(comm
 
     async with transaction() as session:
         order = await make_order(session, await make_old_click(session))
+        customer, merchant = await make_customer(session), await make_merchant(session)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(migrate, "downgrade", BEFORE).result()
         async with transaction() as session:
             kinds = await session.scalars(text("SELECT relkind::text FROM pg_class WHERE relname = 'clicks'"))
             assert kinds.all() == ["r"]
             # As it was, an order needs its click.
-            late = await make_click(session, await make_customer(session), await make_merchant(session))
+            late = await make_click(session, customer, merchant)
         pool.submit(migrate, "upgrade", "head").result()
     async with transaction() as session:
         assert {await table_of(session, await session.get_one(Click, one)) for one in (order.click_id, late.id)} == {

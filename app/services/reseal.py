@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
-from app.models import DataExportPart, Feed, NotificationEndpoint, PayoutBatch, PayoutMethod, SigningKey, Source
+from app.models import DataExportPart, Feed, NotificationEndpoint, PayoutBatch, PayoutMethod, Poller, SigningKey, Source
 from app.services.payouts.accounts import fingerprint, open_method
 from app.services.secrets import seal_bytes, unseal_bytes
 
@@ -23,6 +23,7 @@ SEALED: Sequence[InstrumentedAttribute[Any]] = (
     PayoutBatch.csv_encrypted,
     PayoutBatch.pain001_encrypted,
     Feed.credentials_encrypted,
+    Poller.credentials_encrypted,
     DataExportPart.content_encrypted,
     SigningKey.private_encrypted,
 )

@@ -273,7 +273,9 @@ async def test_bad_members_are_named_and_never_echoed(
     answer = await add(world, method, **changes)
     assert answer.status_code == 422
     [(name, value)] = changes.items()
-    assert [error["loc"] for error in answer.json()["errors"]] == [["body", method["kind"], name]]
+    # Half of a surrogate pair is refused before anybody knows which kind of method it is.
+    where = ["body", name] if value == "\ud800" else ["body", method["kind"], name]
+    assert [error["loc"] for error in answer.json()["errors"]] == [where]
     assert not isinstance(value, str) or len(value) < 4 or value not in answer.text
     assert PASSWORD not in answer.text
 

@@ -350,7 +350,10 @@ async def test_an_attempt_that_outlives_its_lease_is_overtaken(sending: Sending)
     sending.server.finish("failed", "account closed")
     await sending.make_due()
     await payout_sender(sending.settings)()
-    assert (await sending.see(payout)).status is PayoutStatus.FAILED
+    # The first worker's own further questions may have been quicker to take it than the second worker.
+    async with asyncio.timeout(5):
+        while (await sending.see(payout)).status is not PayoutStatus.FAILED:
+            await asyncio.sleep(0.01)
 
     # What the first one hears in the end is older than what the second one wrote.
     sending.server.finish("paid")

@@ -328,11 +328,11 @@ async def test_schedulers_that_race_queue_each_feed_once(world: World) -> None:
 
 async def test_the_sync_worker_has_the_jobs_and_the_schedule(world: World) -> None:
     kind = worker_kind("sync", world.settings)
-    assert [function.name for function in kind.functions] == ["sync_merchant"]
+    assert [function.name for function in kind.functions] == ["sync_merchant", "poll_source"]
     # Above what a sync gives itself.
     assert kind.functions[0].timeout_s == world.settings.feed_max_seconds + 60
     names = [task.name for task in kind.schedule]
-    assert names == ["queue_due_syncs", "sweep_syncs", "clear_abandoned_staging"]
+    assert names == ["queue_due_syncs", "poll_due", "sweep_syncs", "clear_abandoned_staging"]
     due: Scheduled = kind.schedule[0]
     await world.set_feed(enabled=True)
     assert await run_if_due(due) is True
